@@ -62,4 +62,4 @@ def frame_cutout(cutout: Image.Image, *, foreground_ratio: float | None = None) 
     # Pillow rounds the four numbers to nearest even; outside the picture is transparent black.
     square = np.asarray(cutout.crop(crop), dtype=np.float32) / 255  # type: ignore[arg-type]
     premultiplied = square[..., :3] * square[..., 3:]
-    return Image.fromarray((premultiplied * 255).astype(np.uint8), mode=None)
+    return Image.fromarray((premultiplied * 255).astype(np.uint8))

@@ -35,9 +35,7 @@ def read_picture(source: str | Path | bytes | Image.Image) -> Image.Image:
                 image.load()
                 return _normalise(image)
     except UnidentifiedImageError as error:
-        raise PictureError(
-            "The file is not a picture this app can read.", "Use a PNG, JPEG or WebP file."
-        ) from error
+        raise PictureError("The file is not a picture this app can read.", "Use a PNG, JPEG or WebP file.") from error
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
