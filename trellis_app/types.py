@@ -9,7 +9,8 @@ Shape letters, used in every signature and `# [..]` remark of the project:
     M  fine (O-Voxel) voxels                    L  image tokens
 
 Frames: O-Voxel data and meshes are Z up in the box [-0.5, 0.5]^3; the side seen in the picture faces -Y.
-Exporters turn (x, y, z) into (x, z, -y): Y up, the seen side faces +Z. Colours are sRGB encoded unless a name says linear.
+Exporters turn (x, y, z) into (x, z, -y): Y up, the seen side faces +Z. Colours are sRGB encoded unless a name says
+linear.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class FinishedAsset:
     uvs: np.ndarray  # float32 [V, 2] glTF convention (v down)
     colors: np.ndarray  # uint8 [V, 4] sRGB + alpha at the vertices
     textures: Textures
+    translucent_faces: int = 0  # how many of the last faces are translucent (alpha mode BLEND)
+    double_sided: bool = True  # False where every face is seen from outside only (closed surface)
     counts: dict[str, int] = field(default_factory=dict)  # mesh counts of each finishing step, for the sidecar
 
 
