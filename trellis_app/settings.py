@@ -20,24 +20,42 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise SettingsError(f"{name} is {value}.", f"Choose a value from {low} to {high}.")
 
 
-def setting(default: float, help_text: str, *, low: float, high: float, step: float) -> float:
-    """A numeric dataclass field that carries what a slider needs: range, step and plain-language help."""
-    return field(default=default, metadata={"help": help_text, "low": low, "high": high, "step": step})  # type: ignore[no-any-return]
+def setting(default: float, label: str, help_text: str, *, low: float, high: float, step: float) -> float:
+    """A numeric dataclass field that carries what a slider needs: plain-language label and help, range and step."""
+    metadata = {"label": label, "help": help_text, "low": low, "high": high, "step": step}
+    return field(default=default, metadata=metadata)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
     """Flow-matching sampler of one stage (spec: Euler steps, guidance inside an interval of the rescaled time)."""
 
-    steps: int = setting(12, "More steps take longer and follow the picture a little closer.", low=1, high=50, step=1)
+    steps: int = setting(
+        12, "Steps", "More steps take longer and follow the picture a little closer.", low=1, high=50, step=1
+    )
     guidance_strength: float = setting(
-        7.5, "How strictly the result follows the picture; 1 switches guidance off.", low=0.0, high=10.0, step=0.1
+        7.5,
+        "Guidance",
+        "How strictly the result follows the picture; 1 switches guidance off.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
     )
     guidance_rescale: float = setting(
-        0.5, "Tames the contrast that strong guidance adds; 0 leaves it as it is.", low=0.0, high=1.0, step=0.01
+        0.5,
+        "Softening",
+        "Tames the contrast that strong guidance adds; 0 leaves it as it is.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
     )
     rescale_t: float = setting(
-        3.0, "Above 1 spends more of the steps on the coarse layout, at 1 they are even.", low=1.0, high=6.0, step=0.1
+        3.0,
+        "Time on layout",
+        "Above 1 spends more of the steps on the coarse layout, at 1 they are even.",
+        low=1.0,
+        high=6.0,
+        step=0.1,
     )
     guidance_interval: tuple[float, float] = (0.6, 1.0)
     sigma_min: float = 1e-5
@@ -59,11 +77,16 @@ class FinishOptions:
     """How an O-Voxel asset becomes a mesh file."""
 
     faces: int = setting(
-        50_000, "Triangles of the finished mesh. Fewer load faster, more keep fine detail.",
+        50_000, "Triangles", "Triangles of the finished mesh. Fewer load faster, more keep fine detail.",
         low=1_000, high=1_000_000, step=1_000,
     )  # fmt: skip
     texture_size: int = setting(
-        1024, "Side of the square texture in pixels. Doubling it quadruples the file.", low=256, high=4096, step=256
+        1024,
+        "Texture size",
+        "Side of the square texture in pixels. Doubling it quadruples the file.",
+        low=256,
+        high=4096,
+        step=256,
     )
     alpha: str = "auto"
 
