@@ -1,0 +1,27 @@
+"""Which implementation of an op runs: one rule for all doors."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+REFERENCE, TORCH, CPU, TRITON = "reference", "torch", "cpu", "triton"
+
+
+def choose(requested: str, device: torch.device, offered: tuple[str, ...]) -> str:
+    """The implementation to run on `device`.
+
+    `requested` is "auto" or one of `offered`. "auto" takes the compiled CPU path on a CPU (where numba is installed),
+    Triton on CUDA (where Triton is installed), and the plain torch path (or the reference) otherwise.
+    Raises ValueError if the op does not offer what was asked for.
+    """
+    if requested != "auto":
+        if requested not in offered:
+            raise ValueError(f"implementation must be auto or one of {', '.join(offered)}, got {requested!r}")
+        return requested
+    if device.type == "cpu" and CPU in offered and importlib.util.find_spec("numba") is not None:
+        return CPU
+    if device.type == "cuda" and TRITON in offered and importlib.util.find_spec("triton") is not None:
+        return TRITON
+    return TORCH if TORCH in offered else REFERENCE

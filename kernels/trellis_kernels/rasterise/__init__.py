@@ -1,0 +1,1 @@
+"""Triangle rasteriser: visible face, barycentric coordinates and depth of every pixel."""
