@@ -1,0 +1,38 @@
+"""Which rows lie around each voxel: the map that sparse convolutions walk."""
+
+from __future__ import annotations
+
+import torch
+
+from trellis_kernels.choice import CPU, REFERENCE, TRITON, choose
+from trellis_kernels.neighbour_map import reference
+from trellis_kernels.voxel_index.op import build_voxel_index, check_coords
+from trellis_kernels.voxel_index.reference import pack_offset, sort_keys
+
+
+def neighbour_map(
+    coords: torch.Tensor, *, kernel_size: int = 3, dilation: int = 1, implementation: str = "auto"
+) -> torch.Tensor:
+    """int32 [N, 4] (batch, x, y, z), unique -> int32 [N, K^3]: row of the voxel at each kernel offset, -1 for none.
+
+    Offset number v = (kx*K + ky)*K + kz stands for (k - K//2) * dilation along x, y, z. K is odd.
+    Raises ValueError on other shapes, dtypes or an even kernel size.
+    """
+    check_coords(coords)
+    if kernel_size < 1 or kernel_size % 2 == 0 or dilation < 1:
+        raise ValueError(f"kernel_size must be odd and dilation positive, got {kernel_size} and {dilation}")
+    chosen = choose(implementation, coords.device, (REFERENCE, CPU, TRITON))
+    if chosen == CPU:
+        import numpy as np
+
+        from trellis_kernels.neighbour_map import cpu
+
+        keys, rows = sort_keys(coords)
+        deltas = np.array([pack_offset(offset) for offset in reference.kernel_offsets(kernel_size, dilation)], np.int64)
+        return torch.from_numpy(cpu.neighbour_map(keys.numpy(), rows.numpy(), deltas))
+    if chosen == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        index = build_voxel_index(coords, implementation=TRITON)
+        return triton.neighbour_map(coords, index.keys, index.rows, kernel_size=kernel_size, dilation=dilation)
+    return reference.neighbour_map(coords, kernel_size=kernel_size, dilation=dilation)

@@ -1,0 +1,54 @@
+"""Neighbour maps by binary search, and the codes that group rows with like neighbourhoods."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from trellis_kernels.voxel_index.reference import find_keys, pack_offset, sort_keys
+
+
+def kernel_offsets(kernel_size: int, dilation: int) -> list[tuple[int, int, int]]:
+    """The K^3 offsets (k - K//2) * dilation, x slowest: number (kx*K + ky)*K + kz."""
+    steps = [(k - kernel_size // 2) * dilation for k in range(kernel_size)]
+    return list(itertools.product(steps, steps, steps))
+
+
+def neighbour_map(coords: torch.Tensor, *, kernel_size: int, dilation: int) -> torch.Tensor:
+    """int32 [N, 4] -> int32 [N, K^3], see the door."""
+    keys, rows = sort_keys(coords)
+    out = torch.empty((coords.shape[0], kernel_size**3), dtype=torch.int32, device=coords.device)
+    for number, offset in enumerate(kernel_offsets(kernel_size, dilation)):
+        found = find_keys(keys, rows, keys + pack_offset(offset))
+        out[rows, number] = torch.where(keys >= 0, found, -1).to(torch.int32)
+    return out
+
+
+def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
+    """int32 [N, V], V <= 31 -> int32 [N] with bit v set where neighbour v exists."""
+    bits = 1 << torch.arange(neighbours.shape[1], dtype=torch.int32, device=neighbours.device)
+    return ((neighbours >= 0) * bits).sum(dim=1, dtype=torch.int32)
+
+
+def gray_to_binary(code: torch.Tensor) -> torch.Tensor:
+    """int32 [N] Gray code words -> the numbers they stand for (prefix xor from the top bit; F. Gray 1953)."""
+    for shift in (1, 2, 4, 8, 16):
+        code = code ^ (code >> shift)
+    return code
+
+
+def block_offsets(mask: torch.Tensor, order: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which kernel offsets any row of a block of rows has.
+
+    mask int32 [N] (bit v = neighbour v exists), order int64 [N]: rows in the order in which blocks take them.
+    Returns the ascending offset numbers of all blocks in a row, int32 [T], and where each block's begin, int32 [blocks + 1].
+    """
+    blocks = -(-mask.shape[0] // block)
+    padded = torch.zeros(blocks * block, dtype=torch.int32, device=mask.device)
+    padded[: mask.shape[0]] = mask[order]
+    bits = torch.arange(31, dtype=torch.int32, device=mask.device)
+    used = ((padded.view(blocks, block, 1) >> bits) & 1).any(dim=1)
+    starts = torch.zeros(blocks + 1, dtype=torch.int32, device=mask.device)
+    starts[1:] = used.sum(dim=1).cumsum(0)
+    return used.nonzero()[:, 1].to(torch.int32), starts

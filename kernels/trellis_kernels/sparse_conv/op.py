@@ -1,0 +1,142 @@
+"""Sparse 3-D convolutions on rows of voxels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trellis_kernels.choice import CPU, REFERENCE, TORCH, TRITON, choose
+from trellis_kernels.sparse_conv import gathered, reference
+from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
+
+
+def submanifold_conv3d(
+    feats: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    neighbours: torch.Tensor | ConvPlan,
+    *,
+    implementation: str = "auto",
+) -> torch.Tensor:
+    """Convolution whose output sites are its input sites: bias + sum over v of weight[:, v] feats[neighbours[:, v]].
+
+    feats [N, Ci], weight [Co, K, K, K, Ci], bias [Co] or None, neighbours int32 [N, K^3] as `neighbour_map` makes it
+    (unique voxels, odd K) or the plan of it, which saves regrouping the rows at each call. Returns [N, Co].
+    Differentiable in feats, weight and bias; fp32, fp16 and bf16 with fp32 sums; under autocast the three are cast first.
+    Raises ValueError on shapes, dtypes or devices that do not fit.
+    """
+    device = feats.device.type
+    if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        feats, weight, bias = feats.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    table = neighbours.neighbours if isinstance(neighbours, ConvPlan) else neighbours
+    check_conv(feats, weight, bias, table)
+    chosen = choose(implementation, feats.device, (REFERENCE, TORCH, CPU))
+    if chosen == REFERENCE:
+        return reference.gathered_conv(feats, weight, bias, table)
+    plan = neighbours if isinstance(neighbours, ConvPlan) else plan_conv(neighbours)
+    with torch.autocast(device, enabled=False):
+        return SubmanifoldConv.apply(feats, weight, bias, plan, chosen)
+
+
+class SubmanifoldConv(torch.autograd.Function):
+    """The convolution and its gradients; the gradient to feats is the convolution with mirrored, transposed weights."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        feats: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        plan: ConvPlan,
+        implementation: str,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(feats, weight)
+        ctx.plan, ctx.implementation, ctx.biased = plan, implementation, bias is not None
+        matrices = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # [V, Ci, Co]
+        return convolve(feats.contiguous(), matrices, bias, plan, implementation)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: D102
+        feats, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        to_feats = to_weight = to_bias = None
+        with torch.autocast(feats.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                mirrored = weight.flatten(1, 3).flip(1).transpose(0, 1).contiguous()  # [V, Co, Ci]
+                to_feats = convolve(grad, mirrored, None, ctx.plan, ctx.implementation)
+            if ctx.needs_input_grad[1]:
+                summed = differentiate(feats.contiguous(), grad, ctx.plan, ctx.implementation)  # [V, Ci, Co]
+                to_weight = summed.permute(2, 0, 1).reshape(weight.shape).to(weight.dtype)
+            if ctx.biased and ctx.needs_input_grad[2]:
+                to_bias = grad.sum(dim=0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype)
+        return to_feats, to_weight, to_bias, None, None
+
+
+def convolve(
+    feats: torch.Tensor, matrices: torch.Tensor, bias: torch.Tensor | None, plan: ConvPlan, implementation: str
+) -> torch.Tensor:
+    """feats [N, Ci], matrices [V, Ci, Co] -> [N, Co] by the chosen implementation."""
+    if implementation == TRITON:
+        from trellis_kernels.sparse_conv import triton
+
+        return triton.forward(feats, matrices, bias, plan)
+    if implementation == "cpu-later":
+        from trellis_kernels.sparse_conv import cpu
+
+        return cpu.forward(feats, matrices, bias, plan)
+    return gathered.forward(feats, matrices, bias, plan.neighbours)
+
+
+def differentiate(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, implementation: str) -> torch.Tensor:
+    """feats [N, Ci], grad [N, Co] -> gradient to the matrices, fp32 [V, Ci, Co], by the chosen implementation."""
+    if implementation == TRITON:
+        from trellis_kernels.sparse_conv import triton
+
+        return triton.weight_gradient(feats, grad, plan)
+    return gathered.weight_gradient(feats, grad, plan.neighbours)
+
+
+def sparse_conv3d(
+    feats: torch.Tensor,
+    coords: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    shape: tuple[int, int, int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Strided convolution: feats [N, Ci] at coords int32 [N, 4] -> feats [M, Co] at new coords int32 [M, 4], sorted.
+
+    weight [Co, K, K, K, Ci]; `shape` is the extent of the grid along x, y, z (by default the largest coordinates + 1).
+    An output site o exists where any input lies at o*stride + k - padding. Differentiable in feats, weight and bias.
+    """
+    if shape is None:
+        sides = (coords[:, 1:].amax(dim=0) + 1).tolist() if coords.shape[0] else [1, 1, 1]
+        shape = (sides[0], sides[1], sides[2])
+    kernel_size = weight.shape[1]
+    sites = reference.strided_sites(coords, shape, kernel_size, stride, padding)
+    neighbours = reference.strided_map(coords, sites, kernel_size, stride, padding)
+    check_conv(feats, weight, bias, neighbours)
+    return reference.gathered_conv(feats, weight, bias, neighbours), sites
+
+
+def check_conv(feats: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, neighbours: torch.Tensor) -> None:
+    """Raises ValueError unless shapes, dtypes and devices fit together."""
+    if feats.ndim != 2 or weight.ndim != 5 or weight.shape[4] != feats.shape[1]:
+        raise ValueError(
+            f"expected feats [N, Ci] and weight [Co, K, K, K, Ci], got {list(feats.shape)} and {list(weight.shape)}"
+        )
+    volume = weight.shape[1] * weight.shape[2] * weight.shape[3]
+    if neighbours.ndim != 2 or neighbours.shape[1] != volume or neighbours.dtype != torch.int32:
+        raise ValueError(f"expected neighbours int32 [N, {volume}], got {neighbours.dtype} {list(neighbours.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"expected bias [{weight.shape[0]}], got {list(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias), ("neighbours", neighbours)):
+        if tensor is not None and tensor.device != feats.device:
+            raise ValueError(f"{name} is on {tensor.device} but feats on {feats.device}")
+        if tensor is not None and name != "neighbours" and tensor.dtype != feats.dtype:
+            raise ValueError(f"{name} is {tensor.dtype} but feats {feats.dtype}: cast one, or use autocast")

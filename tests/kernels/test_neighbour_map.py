@@ -1,0 +1,71 @@
+"""Neighbour maps against a dict and the golden vectors; the codes that group rows."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trellis_kernels.neighbour_map.op import neighbour_map
+from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask
+
+from tests.kernels.test_voxel_index import IMPLEMENTATIONS, random_voxels
+
+
+def by_dict(coords: torch.Tensor, kernel_size: int, dilation: int) -> list[list[int]]:
+    table = {tuple(row): i for i, row in enumerate(coords.tolist())}
+    steps = [(k - kernel_size // 2) * dilation for k in range(kernel_size)]
+    offsets = list(itertools.product(steps, steps, steps))
+    return [[table.get((b, x + i, y + j, z + k), -1) for i, j, k in offsets] for b, x, y, z in coords.tolist()]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (3, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("count", [0, 1, 300, 5001])
+def test_matches_a_dict(implementation: str, kernel_size: int, dilation: int, count: int) -> None:
+    if count == 5001 and kernel_size == 5:
+        pytest.skip("the dict would take a minute")
+    coords = random_voxels(count, 4 + count // 250, 2, seed=count)
+    found = neighbour_map(coords, kernel_size=kernel_size, dilation=dilation, implementation=implementation)
+    assert found.dtype == torch.int32
+    assert found.shape == (len(coords), kernel_size**3)
+    assert found.tolist() == by_dict(coords, kernel_size, dilation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_box_ends_are_no_neighbours(implementation: str) -> None:
+    """Keys of (x, 0) and (x - 1, last) are close; they must not be taken for neighbours."""
+    last = 32767
+    coords = torch.tensor(
+        [[0, 0, 0, 0], [0, 0, 0, last], [0, 0, 1, 0], [1, 0, 0, 0], [0, last, last, last]], dtype=torch.int32
+    )
+    assert neighbour_map(coords, implementation=implementation).tolist() == by_dict(coords, 3, 1)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_golden(shared: Path, implementation: str, dilation: int) -> None:
+    golden = load_file(shared / "golden/geometry/submanifold_conv3d.safetensors")
+    found = neighbour_map(golden["coords"], dilation=dilation, implementation=implementation)
+    assert torch.equal(found, golden[f"d{dilation}.neighbor_map"])
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_golden_codes(shared: Path, dilation: int) -> None:
+    golden = load_file(shared / "golden/geometry/submanifold_conv3d.safetensors")
+    case = {name.split(".", 1)[1]: value for name, value in golden.items() if name.startswith(f"d{dilation}.")}
+    mask = neighbour_mask(case["neighbor_map"])
+    assert torch.equal(mask, case["gray_code"])
+    binary = gray_to_binary(mask)
+    assert torch.equal(binary, case["binary_code"])
+    order = torch.sort(binary, stable=True).indices
+    assert torch.equal(order.to(torch.int32), case["sorted_idx_stable"])
+    for block in (32, 64):
+        offsets, starts = block_offsets(mask, order, block)
+        assert torch.equal(offsets, case[f"valid_kernel_{block}"])
+        assert torch.equal(starts, case[f"valid_kernel_seg_{block}"])
+
+
+def test_says_what_it_expects() -> None:
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
+        neighbour_map(torch.zeros(3, 4, dtype=torch.int32), kernel_size=2)
