@@ -1,0 +1,110 @@
+"""Flow transformers against vectors of the original classes at a tiny size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.golden import Golden, read_golden
+from trellis_app.sparse.attention import rotary_phases, rotate
+from trellis_app.sparse.tensor import SparseTensor
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06}
+MIDDLE = {
+    "mid.t_emb": "t_embedder",
+    "mid.mod": "adaLN_modulation",
+    "mid.block0_self_attn": "blocks.0.self_attn",
+    "mid.block0_cross_attn": "blocks.0.cross_attn",
+    "mid.block0": "blocks.0",
+    "mid.block1": "blocks.1",
+}
+
+
+def run(golden: Golden, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Output rows, and the outputs of the modules named in MIDDLE."""
+    model, seen = golden.model(), {}
+    model.set_precision(dtype)
+    for name, path in MIDDLE.items():
+        model.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    with torch.no_grad():
+        if "in.x" in golden.tensors:
+            return model(golden["in.x"], golden["in.t"], golden["in.cond"]), seen
+        x = SparseTensor(golden["in.feats"], golden["in.coords"])
+        concat = golden.tensors.get("in.concat_cond_feats")
+        concat = None if concat is None else x.replace(concat)
+        return model(x, golden["in.t"], golden["in.cond"], concat).feats, seen
+
+
+@pytest.mark.parametrize("case", ["ss_flow", "slat_flow_shape", "slat_flow_tex"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_velocity(shared: Path, case: str, dtype: torch.dtype) -> None:
+    golden = read_golden(shared, case)
+    name = "out.v" if case == "ss_flow" else "out.v_feats"
+    expected = golden[name if dtype == torch.float32 else f"{name}_bf16"]
+    velocity, seen = run(golden, dtype)
+    assert velocity.dtype == torch.float32
+    torch.testing.assert_close(velocity, expected, atol=TOLERANCE[dtype], rtol=0)
+    if dtype == torch.float32:
+        for middle in MIDDLE.keys() & golden.tensors.keys():
+            value = seen[middle]
+            torch.testing.assert_close(value.view_as(golden[middle]), golden[middle], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["ss_flow", "slat_flow_tex"])
+def test_memory_of_the_condition_changes_nothing(shared: Path, case: str) -> None:
+    golden = read_golden(shared, case)
+    model = golden.model()
+    with torch.no_grad():
+        memory = model.remember(golden["in.cond"])
+        if case == "ss_flow":
+            args = (golden["in.x"], golden["in.t"])
+            assert torch.equal(model(*args, memory), model(*args, golden["in.cond"]))
+        else:
+            x = SparseTensor(golden["in.feats"], golden["in.coords"])
+            concat = x.replace(golden["in.concat_cond_feats"])
+            remembered = model(x, golden["in.t"], memory, concat)
+            assert torch.equal(remembered.feats, model(x, golden["in.t"], golden["in.cond"], concat).feats)
+            assert remembered.cache is x.cache
+
+
+def test_zero_condition_needs_one_token(shared: Path) -> None:
+    golden = read_golden(shared, "ss_flow")
+    model, zeros = golden.model(), torch.zeros_like(golden["in.cond"])
+    with torch.no_grad():
+        full = model(golden["in.x"], golden["in.t"], zeros)
+        one = model(golden["in.x"], golden["in.t"], zeros[:, :1])
+    torch.testing.assert_close(one, full, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head_dim", [128, 64, 32])
+def test_rotary_positions(shared: Path, head_dim: int) -> None:
+    golden = read_golden(shared, "rope")
+    phases = rotary_phases(golden["out.coords"], head_dim, tuple(golden.settings["rope_freq"]))
+    torch.testing.assert_close(phases.real, golden[f"out.hd{head_dim}_cos"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(phases.imag, golden[f"out.hd{head_dim}_sin"], atol=2e-5, rtol=0)
+    rotated = rotate(golden[f"out.hd{head_dim}_q"], phases)
+    torch.testing.assert_close(rotated, golden[f"out.hd{head_dim}_q_rot"], atol=1e-4, rtol=0)
+
+
+def test_training_under_autocast(shared: Path) -> None:
+    golden = read_golden(shared, "slat_flow_shape")
+    model = golden.model().train()
+    x = SparseTensor.packed(golden["in.feats"], golden["in.coords"], (150, 90))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        velocity = model(x, golden["in.t"], golden["in.cond"]).feats
+    assert velocity.dtype == torch.float32
+    torch.testing.assert_close(velocity, golden["out.v_feats"], atol=0.06, rtol=0)
+    velocity.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_wrong_arguments(shared: Path) -> None:
+    golden = read_golden(shared, "slat_flow_shape")
+    with pytest.raises(ValueError, match="pe_mode 'ape'"):
+        golden.model(pe_mode="ape")
+    with pytest.raises(ValueError, match="no argument window"):
+        golden.model(window=4)
+    read_golden(shared, "ss_flow").model(window=4)  # this class ignores what it does not know
+    x = SparseTensor(golden["in.feats"][:, :3], golden["in.coords"])
+    with pytest.raises(ValueError, match="3 channels, expected 8"):
+        golden.model()(x, golden["in.t"], golden["in.cond"])

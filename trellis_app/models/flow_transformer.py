@@ -1,0 +1,253 @@
+"""The diffusion transformer that all three stages share: rows in, velocities out.
+
+    rows ─ input_layer ─▶ [ modulated self-attention ▶ cross-attention to picture ▶ modulated MLP ] x n ─ out_layer ─▶
+
+Rows of all batch items are packed behind each other; positions enter only through rotary phases.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
+from trellis_app.sparse.attention import attend, rotate
+from trellis_app.sparse.layers import LayerNorm32
+from trellis_app.sparse.packing import Packing
+
+TIME_CHANNELS = 256
+PE_MODES = ("rope", "rope+linear")  # the second also adds a linear map of the phases to the rows (mini bundle)
+
+
+@dataclass(frozen=True)
+class FlowParams:
+    """Constructor arguments of a flow transformer, named as in the checkpoints' JSON."""
+
+    resolution: int
+    in_channels: int
+    model_channels: int
+    cond_channels: int
+    out_channels: int
+    num_blocks: int
+    num_heads: int | None = None
+    num_head_channels: int = 64
+    mlp_ratio: float = 4.0
+    pe_mode: str = "rope"
+    rope_freq: tuple[float, float] = (1.0, 10000.0)
+    dtype: str = "float32"
+    share_mod: bool = True
+    qk_rms_norm: bool = True
+    qk_rms_norm_cross: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pe_mode not in PE_MODES or not (self.share_mod and self.qk_rms_norm and self.qk_rms_norm_cross):
+            raise ValueError(
+                f"pe_mode {self.pe_mode!r}, share_mod {self.share_mod}, qk_rms_norm {self.qk_rms_norm}, "
+                f"qk_rms_norm_cross {self.qk_rms_norm_cross}: only {' or '.join(PE_MODES)} and three times true works"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
+        if self.model_channels % self.heads or self.head_dim % 2:
+            raise ValueError(f"{self.model_channels} channels do not split into {self.heads} heads of even width")
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or self.model_channels // self.num_head_channels
+
+    @property
+    def head_dim(self) -> int:
+        return self.model_channels // self.heads
+
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionMemory:
+    """Keys and values of the picture for every block: computed once an asset, used at every sampler step."""
+
+    keys: tuple[torch.Tensor, ...]  # per block [B * L, H, D], normed
+    values: tuple[torch.Tensor, ...]  # per block [B * L, H, D]
+    packing: Packing  # B items of L tokens
+
+
+class HeadNorm(nn.Module):
+    """Scales each head's vector to root mean square 1, times a learned gain; in float32."""
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(heads, head_dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, H, D] -> float32 [N, H, D]."""
+        return F.rms_norm(x.float(), x.shape[-1:], eps=1e-24) * self.gamma
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, params: FlowParams) -> None:
+        super().__init__()
+        width = params.model_channels
+        self.heads = params.heads
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.q_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.k_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, packing: Packing, phases: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.to_qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)
+        q = rotate(self.q_rms_norm(q), phases).to(v.dtype)
+        k = rotate(self.k_rms_norm(k), phases).to(v.dtype)
+        return self.to_out(attend(q, k, v, packing, packing).flatten(1))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, params: FlowParams) -> None:
+        super().__init__()
+        width = params.model_channels
+        self.heads = params.heads
+        self.to_q = nn.Linear(width, width)
+        self.to_kv = nn.Linear(params.cond_channels, 2 * width)
+        self.q_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.k_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.to_out = nn.Linear(width, width)
+
+    def keys_and_values(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B * L, cond] -> keys and values [B * L, H, D]."""
+        k, v = self.to_kv(tokens).unflatten(1, (2, self.heads, -1)).unbind(1)
+        return self.k_rms_norm(k).to(v.dtype), v
+
+    def forward(
+        self, x: torch.Tensor, packing: Packing, keys: torch.Tensor, values: torch.Tensor, key_packing: Packing
+    ) -> torch.Tensor:
+        q = self.q_rms_norm(self.to_q(x).unflatten(1, (self.heads, -1))).to(values.dtype)
+        return self.to_out(attend(q, keys, values, packing, key_packing).flatten(1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mlp(x)
+
+
+class FlowBlock(nn.Module):
+    def __init__(self, params: FlowParams) -> None:
+        super().__init__()
+        width = params.model_channels
+        self.modulation = nn.Parameter(torch.empty(6 * width))
+        self.norm1 = LayerNorm32(width, eps=1e-6, elementwise_affine=False)
+        self.norm2 = LayerNorm32(width, eps=1e-6)
+        self.norm3 = LayerNorm32(width, eps=1e-6, elementwise_affine=False)
+        self.self_attn = SelfAttention(params)
+        self.cross_attn = CrossAttention(params)
+        self.mlp = FeedForward(width, int(width * params.mlp_ratio))
+
+    def modulations(self, shared: torch.Tensor, packing: Packing, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Shift, 1 + scale, gate of the attention, then of the MLP: six [N or 1, C]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + shared).to(dtype).chunk(6, dim=1)
+        rows = packing.spread(torch.cat([shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2], dim=1))
+        return list(rows.chunk(6, dim=1))
+
+    def forward(
+        self, h: torch.Tensor, shared: torch.Tensor, packing: Packing, phases: torch.Tensor,
+        keys: torch.Tensor, values: torch.Tensor, key_packing: Packing,
+    ) -> torch.Tensor:  # fmt: skip
+        """[N, C] -> [N, C]; `shared` [B, 6 C] is the modulation made from the time."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(shared, packing, values.dtype)
+        h = h + gate1 * self.self_attn(self.norm1(h) * scale1 + shift1, packing, phases)
+        h = h + self.cross_attn(self.norm2(h), packing, keys, values, key_packing)
+        return h + gate2 * self.mlp(self.norm3(h) * scale2 + shift2)
+
+
+class TimeEmbedder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Times [B] (1000 x the flow time) -> [B, C]."""
+        half = TIME_CHANNELS // 2
+        speed = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+        angles = t.float()[:, None] * speed
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+class FlowTransformer(nn.Module):
+    """Base of the flow models: everything but how rows and positions come from the input."""
+
+    def __init__(self, params: FlowParams) -> None:
+        super().__init__()
+        width = params.model_channels
+        self.params = params
+        self.torso_dtype = torch.float32
+        self.input_layer = nn.Linear(params.in_channels, width)
+        self.t_embedder = TimeEmbedder(width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(FlowBlock(params) for _ in range(params.num_blocks))
+        self.out_layer = nn.Linear(width, params.out_channels)
+        self.position_layer = nn.Linear(params.head_dim, width) if params.pe_mode == "rope+linear" else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """The "scaled" initial values of the released configurations."""
+        width, depth = self.params.model_channels, self.params.num_blocks
+        stds = {
+            "input_layer.weight": 1 / math.sqrt(self.params.in_channels),
+            "position_layer.weight": math.sqrt(2 / self.params.head_dim),
+            "t_embedder.mlp.0.weight": 0.02,
+            "t_embedder.mlp.2.weight": 0.02,
+            "adaLN_modulation.1.weight": 0.0,
+            "out_layer.weight": 0.0,
+        }
+        for name, parameter in self.named_parameters():
+            if name.endswith(("gamma", "norm2.weight")):
+                nn.init.ones_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith("modulation"):
+                nn.init.normal_(parameter, std=1 / math.sqrt(width))
+            elif name.endswith(("to_out.weight", "mlp.mlp.2.weight")):
+                nn.init.normal_(parameter, std=1 / math.sqrt(5 * depth * width))
+            else:
+                nn.init.normal_(parameter, std=stds.get(name, math.sqrt(2 / (5 * width))))
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Run the linear layers of the blocks in `dtype`; all else stays float32."""
+        convert_torso(self.blocks, dtype)
+        self.torso_dtype = dtype
+
+    def remember(self, tokens: torch.Tensor) -> ConditionMemory:
+        """Keys and values of the condition tokens [B, L, cond_channels] for all blocks."""
+        items, length = tokens.shape[:2]
+        rows = tokens.flatten(0, 1).to(working_dtype(tokens, self.torso_dtype))
+        pairs = [cast(FlowBlock, block).cross_attn.keys_and_values(rows) for block in self.blocks]
+        keys, values = zip(*pairs, strict=True)
+        return ConditionMemory(keys, values, Packing((length,) * items, tokens.device))
+
+    def velocity_rows(
+        self, rows: torch.Tensor, packing: Packing, phases: torch.Tensor, t: torch.Tensor,
+        condition: torch.Tensor | ConditionMemory,
+    ) -> torch.Tensor:  # fmt: skip
+        """Packed rows [N, in_channels] at times t [B] -> float32 [N, out_channels]."""
+        memory = condition if isinstance(condition, ConditionMemory) else self.remember(condition)
+        dtype = working_dtype(rows, self.torso_dtype)
+        with full_precision(rows):
+            h = self.input_layer(rows.float())
+            if self.position_layer is not None:
+                h = h + self.position_layer(torch.view_as_real(phases).flatten(1))
+            shared = self.adaLN_modulation(self.t_embedder(t))
+        if dtype == self.torso_dtype:  # under autocast the residual stream stays float32
+            h, shared = h.to(dtype), shared.to(dtype)
+        for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
+            h = block(h, shared, packing, phases, keys, values, memory.packing)
+        with full_precision(rows):
+            h = F.layer_norm(h.float(), h.shape[-1:], eps=1e-5)
+            return self.out_layer(h)

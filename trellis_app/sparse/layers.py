@@ -1,0 +1,38 @@
+"""Layers on the rows of a sparse tensor."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from trellis_kernels.sparse_conv.op import submanifold_conv3d
+
+from trellis_app.sparse.tensor import SpatialCache
+
+
+class LayerNorm32(nn.LayerNorm):
+    """Layer norm over the last axis, computed in float32 and cast back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class SparseConv3d(nn.Module):
+    """Submanifold 3x3x3 convolution: output voxels are the input voxels.
+
+    The weight is laid out [Co, 3, 3, 3, Ci] with the kernel axes on x, y, z, as in the checkpoints.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        bound = 1.0 / math.sqrt(27 * in_channels)  # Kaiming uniform with a = sqrt(5)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, feats: torch.Tensor, cache: SpatialCache) -> torch.Tensor:
+        """[N, Ci] on the voxels of `cache` -> [N, Co]."""
+        return submanifold_conv3d(feats, self.weight, self.bias, cache.convolution)
