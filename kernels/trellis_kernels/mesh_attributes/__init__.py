@@ -1,0 +1,1 @@
+"""Mesh colours and materials -> attributes of the voxels its surface passes."""

@@ -1,0 +1,1 @@
+"""Triangle mesh -> flexible dual grid: active voxels, edge crossings, one dual vertex a voxel."""

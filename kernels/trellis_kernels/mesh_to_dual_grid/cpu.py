@@ -1,0 +1,266 @@
+"""Mesh to dual grid on the CPU: slabs of the grid, each worked through in the processor's cache, any number at once.
+
+All sums are float64 and relative to the voxel's own corner, so the result does not lose precision at large grids, and
+a voxel's terms are added in the order of the triangles whatever the slabs, so the result does not depend on `workers`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+
+from trellis_kernels.mesh_to_dual_grid.cpu_slab import (
+    activate,
+    bin_triangles,
+    corner_offset,
+    count_ranks,
+    list_voxels,
+    overlapped,
+    plane_of,
+    row_of,
+    scan_slab,
+)
+from trellis_kernels.mesh_to_dual_grid.cpu_solve import solve_in_box
+
+SLAB_BYTES = 2 << 20  # bit map of a slab: stays in the second-level cache
+
+
+def slab_slices(n: np.ndarray) -> int:
+    """x-slices of a slab for a grid of n = (nx, ny, nz) cells."""
+    return int(min(max(SLAB_BYTES // (int(n[1]) * ((int(n[2]) + 63) // 64) * 8), 1), n[0]))
+
+
+def mesh_to_dual_grid(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    step: np.ndarray,
+    cells: np.ndarray,
+    weights: tuple[float, float, float],
+    *,
+    weld: bool,
+    workers: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates int32 [M, 3], local dual vertices float32 [M, 3] and crossings bool [M, 3] in lexicographic order.
+
+    vertices: float32 [V, 3] relative to the grid's corner; faces: int32 [F, 3]; step: float32 [3]; cells: int64 [3];
+    weights: of the face, boundary and regularisation terms.
+    """
+    slices = slab_slices(cells)
+    slabs = -(-int(cells[0]) // slices)
+    starts, triangles = bin_triangles(vertices, faces, np.float64(step[0]), slices, slabs)
+    labels = weld_labels(vertices) if weld else np.arange(len(vertices), dtype=np.int32)
+    edges = boundary_edges(labels, faces) if weights[1] > 0 else np.empty((0, 2), np.int32)
+
+    def work(slab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x0 = slab * slices
+        mine = triangles[starts[slab] : starts[slab + 1]]
+        return dual_slab(vertices, faces, mine, edges, step, cells, x0, min(x0 + slices, int(cells[0])), *weights)
+
+    occupied = [slab for slab in range(slabs) if starts[slab] < starts[slab + 1]]
+    if workers > 1 and len(occupied) > 1:
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(work, occupied))
+    else:
+        parts = [work(slab) for slab in occupied]
+    if not parts:
+        return np.empty((0, 3), np.int32), np.empty((0, 3), np.float32), np.empty((0, 3), np.bool_)
+    coords, dual, crossed = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    return coords, dual, crossed
+
+
+@njit(cache=True, nogil=True)
+def weld_labels(vertices):
+    """For each vertex the smallest index of a vertex at exactly the same position, int32 [V]."""
+    count = vertices.shape[0]
+    size = 16
+    while size < 2 * count:
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    labels = np.empty(count, np.int32)
+    bits = (vertices + np.float32(0.0)).view(np.uint32)  # + 0 makes -0 and 0 one position
+    for v in range(count):
+        key = np.uint64(bits[v, 0]) * np.uint64(0x9E3779B97F4A7C15)
+        key = (key ^ (key >> np.uint64(29)) ^ np.uint64(bits[v, 1])) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(32)) ^ np.uint64(bits[v, 2])) * np.uint64(0x94D049BB133111EB)
+        at = np.int64((key ^ (key >> np.uint64(31))) & np.uint64(size - 1))
+        while True:
+            other = table[at]
+            if other < 0:
+                table[at] = v
+                labels[v] = v
+                break
+            if bits[other, 0] == bits[v, 0] and bits[other, 1] == bits[v, 1] and bits[other, 2] == bits[v, 2]:
+                labels[v] = other
+                break
+            at = (at + 1) & (size - 1)
+    return labels
+
+
+@njit(cache=True, nogil=True)
+def boundary_edges(labels, faces):
+    """Undirected edges used by exactly one face, int32 [E, 2] (smaller index first), sorted."""
+    count = labels.shape[0]
+    starts = np.zeros(count + 1, np.int64)
+    for t in range(faces.shape[0]):
+        for e in range(3):
+            starts[min(labels[faces[t, e]], labels[faces[t, (e + 1) % 3]]) + 1] += 1
+    for v in range(count):
+        starts[v + 1] += starts[v]
+    fill = starts[:-1].copy()
+    ends = np.empty(starts[count], np.int32)
+    for t in range(faces.shape[0]):
+        for e in range(3):
+            a, b = labels[faces[t, e]], labels[faces[t, (e + 1) % 3]]
+            low, high = min(a, b), max(a, b)
+            ends[fill[low]] = high
+            fill[low] += 1
+    found = np.empty((ends.shape[0], 2), np.int32)
+    total = 0
+    for v in range(count):
+        fan = np.sort(ends[starts[v] : starts[v + 1]])
+        for k in range(fan.shape[0]):
+            if (k == 0 or fan[k - 1] != fan[k]) and (k + 1 == fan.shape[0] or fan[k + 1] != fan[k]):
+                found[total, 0], found[total, 1] = v, fan[k]
+                total += 1
+    return found[:total]
+
+
+@njit(cache=True, nogil=True)
+def dual_slab(vertices, faces, triangles, edges, h, n, x0, x1, face_weight, boundary_weight, regularization):
+    """One slab: (coords int32 [m, 3], local dual float32 [m, 3], crossed bool [m, 3])."""
+    ny, wz = n[1], (n[2] + 63) >> 6
+    bits = np.zeros((x1 - x0) * ny * wz, np.uint64)
+    ranks = np.empty(bits.shape[0], np.int32)
+    hits, depths, ends = scan_slab(vertices, faces, triangles, h, n, x0, x1)
+    activate(hits, ny, wz, x0, x1, bits)
+    total = count_ranks(bits, ranks)
+    coords = np.empty((total, 3), np.int32)
+    list_voxels(bits, ny, wz, x0, coords)
+    crossed = np.zeros((total, 3), np.bool_)
+    sums = np.zeros((total, 9), np.float64)
+    plane, tests = np.empty(4, np.float64), np.empty((3, 3, 3), np.float64)
+    cells, rows = np.empty((total, 3), np.int32), np.empty(total, np.int32)
+    begin = np.int64(0)
+    for k in range(triangles.shape[0]):
+        i0, i1, i2 = faces[triangles[k], 0], faces[triangles[k], 1], faces[triangles[k], 2]
+        plane_of(vertices, i0, i1, i2, plane)
+        for hit in range(begin, ends[k]):
+            add_hit(hits, depths, hit, plane, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed)
+        begin = ends[k]
+        if face_weight > 0.0:
+            count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
+            for c in range(count):
+                add_plane(sums, rows[c], plane, h, cells[c, 0], cells[c, 1], cells[c, 2], face_weight)
+    for e in range(edges.shape[0]):
+        add_boundary(vertices, edges[e, 0], edges[e, 1], h, n, x0, x1, bits, ranks, boundary_weight, sums)
+    dual = np.empty((total, 3), np.float32)
+    box, point = np.empty(3, np.float64), np.empty(3, np.float64)
+    for a in range(3):
+        box[a] = h[a]
+    for row in range(total):
+        solve_in_box(sums[row], box, point)
+        for a in range(3):
+            dual[row, a] = point[a] / box[a]
+    return coords, dual, crossed
+
+
+@njit(cache=True, nogil=True, inline="always")
+def add_plane(sums, row, plane, h, x, y, z, weight):
+    """Add weight * (n . (p - v0))^2, p relative to the voxel's corner: A += w n n^T, b += w n (n . (v0 - corner))."""
+    p, q, r = plane[0], plane[1], plane[2]
+    distance = weight * (
+        plane[3] - (p * (h[0] * np.float64(x)) + q * (h[1] * np.float64(y)) + r * (h[2] * np.float64(z)))
+    )
+    sums[row, 0] += weight * p * p
+    sums[row, 1] += weight * p * q
+    sums[row, 2] += weight * p * r
+    sums[row, 3] += weight * q * q
+    sums[row, 4] += weight * q * r
+    sums[row, 5] += weight * r * r
+    sums[row, 6] += p * distance
+    sums[row, 7] += q * distance
+    sums[row, 8] += r * distance
+
+
+@njit(cache=True, nogil=True)
+def add_hit(hits, depths, k, plane, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed):
+    """Intersection and regularisation terms of one crossing, for the four voxels around the crossed edge."""
+    axis = hits[k, 3]
+    for corner in range(4):
+        dx, dy, dz = corner_offset(axis, corner)
+        x, y, z = hits[k, 0] + dx, hits[k, 1] + dy, hits[k, 2] + dz
+        if x < x0 or x >= x1:
+            continue
+        row = row_of(bits, ranks, ny, wz, x - x0, y, z)
+        if corner == 0:
+            crossed[row, axis] = True
+        add_plane(sums, row, plane, h, x, y, z, 1.0)
+        depth = depths[k] - h[axis] * np.float64(hits[k, axis])
+        sums[row, 0] += regularization
+        sums[row, 3] += regularization
+        sums[row, 5] += regularization
+        sums[row, 6] += regularization * (depth if axis == 0 else np.float64(h[0]) * (1 - dx))
+        sums[row, 7] += regularization * (depth if axis == 1 else np.float64(h[1]) * (1 - dy))
+        sums[row, 8] += regularization * (depth if axis == 2 else np.float64(h[2]) * (1 - dz))
+
+
+@njit(cache=True, nogil=True)
+def add_boundary(vertices, i0, i1, h, n, x0, x1, bits, ranks, weight, sums):
+    """Distance to the line of a boundary edge, for the active voxels that the edge passes (3-D DDA)."""
+    dx = np.float64(vertices[i1, 0]) - vertices[i0, 0]
+    dy = np.float64(vertices[i1, 1]) - vertices[i0, 1]
+    dz = np.float64(vertices[i1, 2]) - vertices[i0, 2]
+    length = np.sqrt(dx * dx + dy * dy + dz * dz)
+    low, high = min(vertices[i0, 0], vertices[i1, 0]) / h[0], max(vertices[i0, 0], vertices[i1, 0]) / h[0]
+    if length < 1e-6 or high < x0 - 1 or low > x1 + 1:
+        return
+    d = (dx / length, dy / length, dz / length)
+    x, tx, stepx, sx = dda_axis(vertices[i0, 0], d[0], h[0])
+    y, ty, stepy, sy = dda_axis(vertices[i0, 1], d[1], h[1])
+    z, tz, stepz, sz = dda_axis(vertices[i0, 2], d[2], h[2])
+    ny, wz = n[1], (n[2] + 63) >> 6
+    while True:
+        if x0 <= x < x1 and 0 <= y < n[1] and 0 <= z < n[2]:
+            row = row_of(bits, ranks, ny, wz, x - x0, y, z)
+            if row >= 0:
+                add_line(sums, row, vertices, i0, d, h, x, y, z, weight)
+        axis = (0 if tx < tz else 2) if tx < ty else (1 if ty < tz else 2)
+        if (tx if axis == 0 else (ty if axis == 1 else tz)) > length:
+            return
+        if axis == 0:
+            x, tx = x + sx, tx + stepx
+        elif axis == 1:
+            y, ty = y + sy, ty + stepy
+        else:
+            z, tz = z + sz, tz + stepz
+
+
+@njit(cache=True, nogil=True, inline="always")
+def dda_axis(start, direction, step):
+    """(first cell, parameter of the first crossing, parameter step, +1 or -1) along one axis."""
+    cell = int(np.floor(np.float64(start) / step))
+    if direction > 0.0:
+        return cell, ((cell + 1) * np.float64(step) - start) / direction, step / direction, 1
+    if direction < 0.0:
+        return cell, (cell * np.float64(step) - start) / direction, -step / direction, -1
+    return cell, np.inf, np.inf, 1
+
+
+@njit(cache=True, nogil=True)
+def add_line(sums, row, vertices, i0, d, h, x, y, z, weight):
+    """Add weight * squared distance to the line through vertex i0 along d: A += w (I - d d^T), b += A (v0 - corner)."""
+    px = vertices[i0, 0] - h[0] * np.float64(x)
+    py = vertices[i0, 1] - h[1] * np.float64(y)
+    pz = vertices[i0, 2] - h[2] * np.float64(z)
+    along = d[0] * px + d[1] * py + d[2] * pz
+    sums[row, 0] += weight * (1.0 - d[0] * d[0])
+    sums[row, 1] -= weight * d[0] * d[1]
+    sums[row, 2] -= weight * d[0] * d[2]
+    sums[row, 3] += weight * (1.0 - d[1] * d[1])
+    sums[row, 4] -= weight * d[1] * d[2]
+    sums[row, 5] += weight * (1.0 - d[2] * d[2])
+    sums[row, 6] += weight * (px - along * d[0])
+    sums[row, 7] += weight * (py - along * d[1])
+    sums[row, 8] += weight * (pz - along * d[2])
