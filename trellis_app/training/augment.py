@@ -30,8 +30,8 @@ MAX_PALETTE = 64  # colours that get their own change; above it neighbours share
 def augment(obj: LibraryObject, rng: np.random.Generator, other: LibraryObject | None = None) -> LibraryObject:
     """Return a changed copy: mirrored, stretched, tilted, recoloured, of other materials, together with `other`.
 
-    About a sixth of the results keep their colours and materials; `other`, where given, is always used. Raises MeshError
-    where the object shows nothing (`check_visible`).
+    About a sixth of the results keep their colours and materials; `other`, where given, is always used. Raises
+    MeshError where the object shows nothing (`check_visible`).
     """
     obj = _vary(obj, rng)
     if other is not None:

@@ -215,11 +215,11 @@ def _coloured(part: object, name: str) -> LibraryObject:
 
 def _subdivide(soup: np.ndarray, *, limit: float) -> np.ndarray:
     """Split triangles [F, 3, C] in four until every edge is at most `limit` long or MAX_FACES is reached."""
-    done = []
+    done: list[np.ndarray] = []
     while len(soup):
         edges = np.linalg.norm(soup[:, :, :3] - np.roll(soup[:, :, :3], -1, axis=1), axis=2).max(axis=1)
         long = edges > limit
-        if sum(map(len, done)) + len(soup) + 3 * long.sum() > MAX_FACES:
+        if sum(len(part) for part in done) + len(soup) + 3 * long.sum() > MAX_FACES:
             long[:] = False
         done.append(soup[~long])
         a, b, c = (soup[long, i] for i in range(3))
