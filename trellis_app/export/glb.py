@@ -156,9 +156,7 @@ def write_glb(asset: FinishedAsset, path: str | Path, *, extras: dict[str, Any] 
     return write_atomically(path, document.chunks())
 
 
-def write_preview_glb(
-    vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None, path: str | Path
-) -> Path:
+def write_preview_glb(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None, path: str | Path) -> Path:
     """Write a stage preview: vertices [V, 3] (Z up), faces [F, 3], colours uint8 sRGB [V, 3 or 4] or None for clay.
 
     No normals are stored, so viewers shade each face flat. Raises MachineError when the file cannot be written.

@@ -1,0 +1,206 @@
+"""From whatever the decoder gives to an oriented surface in which every edge has one or two faces."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from trellis_app.mesh.orient import orient_outward
+from trellis_app.mesh.surface import (
+    Edges,
+    Surface,
+    components,
+    edge_table,
+    face_cross,
+    find_root,
+    split_corners,
+    weld_vertices,
+)
+
+
+def clean(surface: Surface) -> Surface:
+    """Join coincident vertices; drop faces with non-finite or repeated corners or the corners of an earlier face."""
+    welded = weld_vertices(surface)
+    vertices, faces = welded.vertices, welded.faces
+    finite = np.isfinite(vertices).all(axis=1)
+    good = finite[faces].all(axis=1)
+    good &= (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    return remove_duplicate_faces(Surface(vertices, np.ascontiguousarray(faces[good]))).compacted()
+
+
+def remove_duplicate_faces(surface: Surface) -> Surface:
+    """Keep the first of all faces with the same three vertices, whatever their winding (spec 5.6)."""
+    low_to_high = np.sort(surface.faces, axis=1).astype(np.int64)
+    order = np.lexsort(low_to_high.T)
+    repeated = np.zeros(len(order), dtype=bool)
+    repeated[order[1:]] = ~np.any(np.diff(low_to_high[order], axis=0), axis=1)
+    return surface.keep_faces(~repeated) if repeated.any() else surface
+
+
+def remove_small_components(surface: Surface, minimum_area: float) -> Surface:
+    """Drop connected parts with less area than `minimum_area` (world units squared); the largest part always stays."""
+    if not len(surface.faces):
+        return surface
+    part = components(surface, edge_table(surface), across_non_manifold=True)
+    area = np.bincount(part, weights=0.5 * np.linalg.norm(face_cross(surface), axis=1))
+    keep = area >= minimum_area
+    keep[np.argmax(area)] = True
+    return surface if keep.all() else surface.keep_faces(keep[part]).compacted()
+
+
+@njit(cache=True, nogil=True)
+def _pair_around_edge(vertices: np.ndarray, faces: np.ndarray, halves: np.ndarray, partner: np.ndarray) -> None:
+    """Pair the faces around one crowded edge so that each pair bounds a common solid; writes `partner` of half-edges.
+
+    Around the edge a -> b (a < b) faces are ordered by angle. A face that runs a -> b has its inside before it, one
+    that runs b -> a after it; so a face of the second kind followed by one of the first encloses solid matter.
+    """
+    count = len(halves)
+    h = halves[0]
+    u, v = faces[h // 3, h % 3], faces[h // 3, (h + 1) % 3]
+    a, b = min(u, v), max(u, v)
+    axis = (vertices[b] - vertices[a]).astype(np.float64)
+    axis /= max(np.sqrt((axis * axis).sum()), 1e-30)
+    helper = np.zeros(3)
+    helper[np.argmin(np.abs(axis))] = 1.0
+    e0 = np.cross(axis, helper)
+    e0 /= np.sqrt((e0 * e0).sum())
+    e1 = np.cross(axis, e0)
+    angle, forward = np.empty(count), np.empty(count, np.bool_)
+    for i in range(count):
+        f, c = halves[i] // 3, halves[i] % 3
+        spoke = (vertices[faces[f, (c + 2) % 3]] - vertices[a]).astype(np.float64)
+        angle[i] = np.arctan2((spoke * e1).sum(), (spoke * e0).sum())
+        forward[i] = faces[f, c] == a
+    order = np.argsort(angle)
+    free = np.ones(count, np.bool_)
+    for reach in range(1, count):  # first neighbours in angle, then over the gaps of those already paired
+        for i in range(count):
+            first, second = order[i], order[(i + reach) % count]
+            if free[first] and free[second] and not forward[first] and forward[second]:
+                partner[halves[first]], partner[halves[second]] = halves[second], halves[first]
+                free[first] = free[second] = False
+
+
+@njit(cache=True, nogil=True)
+def _partners(vertices: np.ndarray, faces: np.ndarray, start: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """The half-edge across each half-edge, or -1; only oppositely directed half-edges are partners."""
+    partner = np.full(3 * len(faces), -1, np.int32)
+    for e in range(len(start) - 1):
+        count = start[e + 1] - start[e]
+        if count == 2:
+            h0, h1 = halves[start[e]], halves[start[e] + 1]
+            if faces[h0 // 3, h0 % 3] != faces[h1 // 3, h1 % 3]:
+                partner[h0], partner[h1] = h1, h0
+        elif count > 2:
+            _pair_around_edge(vertices, faces, halves[start[e] : start[e + 1]], partner)
+    return partner
+
+
+def _divide_crowded_edges(surface: Surface, edges: Edges, partner: np.ndarray) -> Surface:
+    """Give each pair of faces at a crowded edge a middle vertex of its own: a -> m -> b, coincident but apart.
+
+    A face takes part in one division a round; the caller repeats until no crowded edge is left.
+    """
+    faces = surface.faces.copy()
+    middles: list[np.ndarray] = []
+    added: list[tuple[int, int, int]] = []
+    busy: set[int] = set()
+    for edge in np.flatnonzero(edges.counts > 2):
+        around = edges.halves[edges.start[edge] : edges.start[edge + 1]].tolist()
+        if any(half // 3 in busy for half in around):
+            continue
+        busy.update(half // 3 for half in around)
+        middle_of: dict[int, int] = {}
+        for half in around:
+            f, c = divmod(half, 3)
+            a, b, apex = (int(surface.faces[f, (c + k) % 3]) for k in range(3))
+            if int(partner[half]) not in middle_of:
+                middle_of[half] = len(surface.vertices) + len(middles)
+                middles.append((surface.vertices[a] + surface.vertices[b]) / 2)
+            middle = middle_of.get(half, middle_of.get(int(partner[half]), -1))
+            faces[f] = (a, middle, apex)
+            added.append((middle, b, apex))
+    return Surface(
+        np.concatenate([surface.vertices, np.stack(middles)]), np.concatenate([faces, np.array(added, np.int32)])
+    )
+
+
+def separate(surface: Surface) -> Surface:
+    """Cut an oriented surface until every edge has at most two faces, oppositely directed, and every vertex one fan.
+
+    Sheets that touch come apart as coincident vertices; solids stay closed. Faces only grow in number where two sheets
+    share an edge whose ends cannot be cut.
+    """
+    for _ in range(8):
+        edges = edge_table(surface)
+        partner = _partners(surface.vertices, surface.faces, edges.start, edges.halves)
+        faces, source = split_corners(surface.faces, partner)
+        surface = Surface(surface.vertices[source], faces)
+        edges = edge_table(surface)
+        if (edges.counts <= 2).all():
+            return surface
+        surface = _divide_crowded_edges(surface, edges, partner)
+    return surface
+
+
+def fill_holes(surface: Surface, max_perimeter: float) -> Surface:
+    """Close border loops shorter than `max_perimeter` (world units) with a fan around the mean of their edge midpoints.
+
+    A loop is a closed chain of border edges through vertices that have exactly two border edges and no non-manifold
+    edge (spec 5.4). Fans are wound like the faces around the hole.
+    """
+    edges = edge_table(surface)
+    counts = edges.counts
+    border = np.flatnonzero(counts == 1)
+    if not len(border):
+        return surface
+    half = edges.halves[edges.start[border]]
+    begin, end = surface.faces[half // 3, half % 3], surface.faces[half // 3, (half + 1) % 3]
+    degree = np.bincount(np.concatenate([begin, end]), minlength=len(surface.vertices))
+    blocked = degree != 2
+    blocked[edges.pairs[counts > 2].reshape(-1)] = True
+    loop = np.unique(_border_loops(begin, end, blocked), return_inverse=True)[1]
+    points = surface.vertices.astype(np.float64)
+    length = np.bincount(loop, weights=np.linalg.norm(points[begin] - points[end], axis=1))
+    closed = np.bincount(loop, weights=(blocked[begin] | blocked[end])) == 0
+    fill = np.flatnonzero(closed & (length < max_perimeter))
+    if not len(fill):
+        return surface
+    chosen = np.isin(loop, fill)
+    rank = np.searchsorted(fill, loop[chosen])
+    middles = 0.5 * (points[begin[chosen]] + points[end[chosen]])
+    sizes = np.bincount(rank, minlength=len(fill))
+    centres = np.stack([np.bincount(rank, weights=middles[:, k]) for k in range(3)], axis=1) / sizes[:, None]
+    fan = np.stack([end[chosen], begin[chosen], len(surface.vertices) + rank], axis=1).astype(np.int32)
+    return Surface(np.concatenate([surface.vertices, centres.astype(np.float32)]), np.concatenate([surface.faces, fan]))
+
+
+@njit(cache=True, nogil=True)
+def _border_loops(begin: np.ndarray, end: np.ndarray, blocked: np.ndarray) -> np.ndarray:
+    """Component of each border edge, joined through vertices that are not blocked."""
+    count = len(begin)
+    parent, at = np.arange(count), np.full(len(blocked), -1)
+    for e in range(count):
+        for v in (begin[e], end[e]):
+            if blocked[v]:
+                continue
+            if at[v] < 0:
+                at[v] = e
+            a, b = find_root(parent, at[v]), find_root(parent, e)
+            parent[max(a, b)] = min(a, b)
+    for e in range(count):
+        parent[e] = find_root(parent, e)
+    return parent
+
+
+def repair(surface: Surface, *, voxel: float) -> Surface:
+    """The finisher's clean-up of a decoded surface; `voxel` is the side of a voxel in world units.
+
+    Result: no degenerate or duplicate face, consistent outward winding, edges with one or two faces, no crumbs smaller
+    than a few voxel faces, no inner shells, holes of a few voxels closed.
+    """
+    surface = remove_small_components(clean(surface), 12.0 * voxel**2)
+    surface = separate(orient_outward(surface))
+    surface = remove_small_components(surface, 6.0 * voxel**2)
+    return fill_holes(surface, 14.0 * voxel).compacted()
