@@ -1,0 +1,56 @@
+"""What one visitor has made: the prepared picture and the files of each run, on disk as soon as a stage ends."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trellis_app.export.formats import disk_error
+from trellis_app.settings import GenerationRequest
+from trellis_app.types import OVoxel, PreparedImage, Stage
+from trellis_app.ui.stages import StageView, idle
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chosen picture that passed the checks."""
+
+    path: Path
+    prepared: PreparedImage
+
+
+@dataclass(frozen=True)
+class Run:
+    """One press of Generate: its folder and what has been made so far."""
+
+    folder: Path
+    stem: str
+    request: GenerationRequest
+    models: dict[Stage, Path] = field(default_factory=dict)  # GLB of each finished stage
+    pictures: dict[Stage, Path] = field(default_factory=dict)  # its server-rendered PNG
+    asset: OVoxel | None = None  # kept so that another face budget needs no new sampling
+    files: dict[str, Path] = field(default_factory=dict)  # finished downloads by format
+    facts: dict[str, str] = field(default_factory=dict)  # what the page lists about the asset
+    view: StageView = field(default_factory=idle)
+
+
+def new_session_folder(output_folder: Path) -> Path:
+    """A folder of its own for one visitor; its name cannot be guessed. It is made when something is first written."""
+    return output_folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
+
+
+def new_run(session_folder: Path, picture: Picture, request: GenerationRequest) -> Run:
+    """Make the next numbered run folder and put the cut-out in it. Raises MachineError when the disk refuses."""
+    stem = re.sub(r"[^\w-]+", "-", picture.path.stem).strip("-")[:40] or "picture"
+    try:
+        session_folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(entry.is_dir() for entry in session_folder.iterdir())
+        folder = session_folder / f"{number:03d}-{stem}-seed{request.seed}"
+        folder.mkdir()
+        picture.prepared.cutout.save(folder / "cutout.png")
+    except OSError as error:
+        raise disk_error(error, session_folder) from error
+    return Run(folder=folder, stem=stem, request=request)
