@@ -54,3 +54,24 @@ def test_box_fits_the_picture(fov: float, pitch: float) -> None:
 def test_impossible_cameras_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="camera needs"):
         Camera(**{"yaw": 0.0, "pitch": 0.0, "radius": 2.0, "fov": 40.0, **change})
+
+
+def test_framed_view_is_a_crop() -> None:
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3)) * (0.3, 1.0, 0.2) + (0.1, 0.0, 0.2)
+    camera = view_camera(0.3, 40.0)
+    whole, cut = camera.clip(points), camera.framed(points, margin=0.1).clip(points)
+    before, after = whole[:, :2] / whole[:, 3:], cut[:, :2] / cut[:, 3:]
+    assert np.isclose(np.ptp(after, axis=0).max(), 1.6, atol=1e-4)
+    np.testing.assert_allclose(after.max(axis=0) + after.min(axis=0), 0.0, atol=1e-4)
+    scale = np.ptp(after, axis=0) / np.ptp(before, axis=0)
+    np.testing.assert_allclose(scale[0], scale[1], rtol=1e-4)
+    np.testing.assert_allclose(whole[:, 2:], cut[:, 2:], rtol=1e-6)
+
+
+def test_framed_matrices_agree() -> None:
+    """Projection and intrinsics describe the same picture."""
+    points = np.random.default_rng(1).uniform(-0.5, 0.5, (20, 3))
+    camera = view_camera(0.3, 40.0).framed(points)
+    seen = (points @ camera.extrinsics[:3, :3].T + camera.extrinsics[:3, 3]) @ camera.intrinsics.T
+    clip = camera.clip(points)
+    np.testing.assert_allclose(seen[:, :2] / seen[:, 2:], clip[:, :2] / clip[:, 3:] * 0.5 + 0.5, atol=1e-5)

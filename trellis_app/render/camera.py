@@ -6,7 +6,7 @@ world --extrinsics--> camera --projection--> clip --rasteriser--> pixels, row 0 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Camera:
     fov: float  # degrees, of the whole picture in x and y
     near: float = 1.0
     far: float = 100.0
+    window: tuple[float, float, float] = (0.5, 0.5, 1.0)  # the part shown: middle x, y and side, in picture sides
 
     def __post_init__(self) -> None:
         if not 0.0 < self.fov < 180.0 or self.radius <= 0.0 or not 0.0 < self.near < self.far:
@@ -47,20 +48,22 @@ class Camera:
 
     @property
     def focal(self) -> float:
-        """Focal length in picture sides."""
-        return 0.5 / math.tan(math.radians(self.fov) / 2.0)
+        """Focal length in sides of the part shown."""
+        return 0.5 / math.tan(math.radians(self.fov) / 2.0) / self.window[2]
 
     @property
     def intrinsics(self) -> np.ndarray:
-        """Camera to picture [3, 3], the picture being [0, 1]^2."""
-        return np.array([[self.focal, 0.0, 0.5], [0.0, self.focal, 0.5], [0.0, 0.0, 1.0]])
+        """Camera to picture [3, 3], the part shown being [0, 1]^2."""
+        x, y = (0.5 - (middle - 0.5) / self.window[2] for middle in self.window[:2])
+        return np.array([[self.focal, 0.0, x], [0.0, self.focal, y], [0.0, 0.0, 1.0]])
 
     @property
     def projection(self) -> np.ndarray:
         """Camera to clip [4, 4]: near plane z = -w, far plane z = w; clip y points down the picture."""
         depth = self.far - self.near
         matrix = np.zeros((4, 4))
-        matrix[0, 0] = matrix[1, 1] = 2.0 * self.focal
+        matrix[:2, :3] = 2.0 * self.intrinsics[:2]
+        matrix[:2, 2] -= 1.0
         matrix[2, 2], matrix[2, 3] = (self.far + self.near) / depth, -2.0 * self.near * self.far / depth
         matrix[3, 2] = 1.0
         return matrix
@@ -69,6 +72,18 @@ class Camera:
         """Clip coordinates float32 [V, 4] of world positions [V, 3], for `rasterise`."""
         matrix = self.projection @ self.extrinsics
         return np.ascontiguousarray(vertices @ matrix[:, :3].T + matrix[:, 3], dtype=np.float32)
+
+    def framed(self, vertices: np.ndarray, *, margin: float = 0.03) -> Camera:
+        """The same view cut to a square around world positions [V, 3], with a margin in sides of the cut.
+
+        Perspective does not change, as when a photograph is cropped; the camera must see all of them.
+        """
+        clip = replace(self, window=(0.5, 0.5, 1.0)).clip(vertices).astype(np.float64)
+        pixels = clip[:, :2] / clip[:, 3:] * 0.5 + 0.5
+        low, high = pixels.min(axis=0), pixels.max(axis=0)
+        side = max(float((high - low).max()), 1e-6) / (1.0 - 2.0 * margin)
+        x, y = ((low + high) / 2.0).tolist()
+        return replace(self, window=(x, y, side))
 
 
 def view_camera(pitch: float, fov: float, *, fill: float = 0.9, radius: float = BOX_RADIUS) -> Camera:
