@@ -14,7 +14,7 @@ from trellis_app.ui import stages
 from trellis_app.ui.controls import ALPHA_CHOICES, preset_label, sliders
 from trellis_app.ui.cutout_card import cutout_card, example_cards
 from trellis_app.ui.handlers import STAGES, Handlers, Work
-from trellis_app.ui.page import STATIC, Page, PictureInput, markup
+from trellis_app.ui.page import STATIC, Page, markup, picture_input
 from trellis_app.ui.session import new_session_folder
 from trellis_app.ui.theme import studio_theme
 from trellis_app.weights import Bundle
@@ -76,7 +76,7 @@ def _html(name: str, value: object, *, script: bool = False) -> gr.HTML:
 def _picture_panel(pipeline: ImageTo3D) -> dict[str, Any]:
     _html("heading", "Picture")
     parts: dict[str, Any] = {
-        "upload": PictureInput(
+        "upload": picture_input(
             sources=["upload", "clipboard", "webcam"],
             placeholder="Drop a picture here\n— or —\nclick to choose one",
             show_label=False,

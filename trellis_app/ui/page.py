@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -11,16 +12,18 @@ from gradio.data_classes import ImageData
 STATIC = Path(__file__).parent / "static"
 
 
-class PictureInput(gr.Image):
-    """An image input that hands the uploaded file on unopened: whether it is a picture is for image/reading.py to say."""
+def picture_input(**options: Any) -> gr.Image:
+    """An image input that hands the upload on unopened: whether it is a picture is for image/reading.py to say.
 
-    def get_block_name(self) -> str:
-        """The browser draws it as Gradio's own image input."""
-        return "image"
+    (A subclass would do, but Gradio writes a .pyi file beside the module of every component subclass.)
+    """
+    image = gr.Image(**options)
+    image.preprocess = _path_of_upload  # type: ignore[method-assign]
+    return image
 
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the upload, None when the input was cleared."""
-        return payload.path if payload else None
+
+def _path_of_upload(payload: ImageData | None) -> str | None:
+    return payload.path if payload else None
 
 
 @dataclass(frozen=True)

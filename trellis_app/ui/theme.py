@@ -1,4 +1,4 @@
-"""The look of the page: warm paper and ink, kiln red for the one thing to press, one hue a stage (see static/page.css)."""
+"""The look of the page: warm paper and ink, kiln red for the one thing to press, one hue a stage (static/page.css)."""
 
 from __future__ import annotations
 
