@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis_kernels.mesh_attributes import cpu
-
 
 def flat_attributes(
     vertices: np.ndarray,
@@ -21,6 +19,8 @@ def flat_attributes(
     at each face corner; metal_rough: uint8 [F, 2]; coords: int [M, 3] unique, in any order, which the rows keep.
     Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
     """
+    from trellis_kernels.mesh_attributes import cpu
+
     count = len(faces)
     if corner_rgba.shape != (count, 3, 4) or metal_rough.shape != (count, 2):
         raise ValueError(f"{count} faces, but colours {corner_rgba.shape} and materials {metal_rough.shape}")

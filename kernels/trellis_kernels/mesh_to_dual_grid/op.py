@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trellis_kernels.mesh_to_dual_grid import cpu, reference
+from trellis_kernels.mesh_to_dual_grid import reference
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def mesh_to_dual_grid(
     if implementation == "reference":
         result = reference.mesh_to_dual_grid(shifted, triangles, box.step, cells, values, weld=weld)
     elif implementation in ("auto", "cpu"):
+        from trellis_kernels.mesh_to_dual_grid import cpu
+
         result = cpu.mesh_to_dual_grid(shifted, triangles, box.step, cells, values, weld=weld, workers=workers)
     else:
         raise ValueError(f"implementation is {implementation!r}; choose auto, cpu or reference")
