@@ -51,21 +51,33 @@ def fade(axis: int, low: float, high: float) -> Pattern:
 
 
 def stripes(axis: int, period: float, *, share: float = 0.5, phase: float = 0.0) -> Pattern:
-    """Hard bands along an axis, each face in one colour."""
-    return lambda points: np.repeat(
-        ((points[..., axis].mean(axis=-1, keepdims=True) / period + phase) % 1 < share).astype(float), 3, axis=-1
-    )
+    """Hard bands along an axis; both triangles of a quad are in one colour."""
+
+    def mix(points: np.ndarray) -> np.ndarray:
+        place = points[..., axis]
+        middle = (place.min(axis=-1) + place.max(axis=-1)) / 2
+        return _whole_faces((middle / period + phase + 1e-6) % 1 < share)
+
+    return mix
 
 
 def wedges(count: int) -> Pattern:
-    """Alternating sectors around the Y axis, each face in one colour."""
+    """Sectors around the Y axis in turn; both triangles of a quad are in one colour."""
 
-    def share(points: np.ndarray) -> np.ndarray:
-        middle = points.mean(axis=-2)
-        sector = np.floor((np.arctan2(middle[..., 0], middle[..., 2]) / (2 * np.pi) + 1e-6) * 2 * count) % 2
-        return np.repeat(sector[..., None], 3, axis=-1)
+    def mix(points: np.ndarray) -> np.ndarray:
+        centre = points.mean(axis=-2)
+        about = np.arctan2(centre[..., 0], centre[..., 2])
+        off = np.arctan2(points[..., 0], points[..., 2]) - about[..., None]
+        off = (off + np.pi) % (2 * np.pi) - np.pi
+        turns = (about + (off.min(axis=-1) + off.max(axis=-1)) / 2) / (2 * np.pi)
+        return _whole_faces(np.floor((turns + 1e-6) * 2 * count) % 2)
 
-    return share
+    return mix
+
+
+def _whole_faces(share: np.ndarray) -> np.ndarray:
+    """One share a face [F] -> at its corners [F, 3]."""
+    return np.repeat(np.asarray(share, float)[..., None], 3, axis=-1)
 
 
 def speckle(rng: np.random.Generator, share: float = 0.3) -> Pattern:
@@ -74,7 +86,7 @@ def speckle(rng: np.random.Generator, share: float = 0.3) -> Pattern:
 
     def mix(points: np.ndarray) -> np.ndarray:
         picked = np.random.default_rng(seed).random(points.shape[:-2]) < share
-        return np.repeat(picked[..., None].astype(float), 3, axis=-1)
+        return _whole_faces(picked)
 
     return mix
 

@@ -1,16 +1,20 @@
 """Training samples: an augmented object as an O-Voxel asset in the frame of the view, with framed pictures of it.
 
     Library ─task(index)─▶ worker: augment ─▶ to_view_frame ─┬▶ dual grid + attributes ─┐
-                                                             └▶ views, cropped square   ─┴▶ Sample ─▶ in index order
+                                                             └▶ views, cropped square   ─┴▶ Sample ─spool─▶ in order
 
 Sample i of a stream is a function of (library, seed, options, i) alone, whatever the number of workers.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
+import pickle
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -38,6 +42,7 @@ from trellis_app.types import Mesh
 LOG = logging.getLogger(__name__)
 FILL = 0.96  # share of the rendered picture that the object's sphere spans
 MAX_RENDER = 3  # a thin object is rendered at up to so many times the side of the framed view
+MEMORY_FOLDER_BYTES = 4 << 30  # free memory disk from which samples pass through it
 TRIES = 4  # cameras tried for a view before the object is given up
 
 
@@ -169,6 +174,45 @@ def produce(task: Task) -> Sample | Skipped:
         return Skipped(task.index, obj.name, str(error))
 
 
+@dataclass(frozen=True)
+class Spooled:
+    """A sample in a file: the bytes of its arrays, then the pickle that names them (a pipe is three times slower)."""
+
+    path: Path
+    sizes: tuple[int, ...]  # bytes of each array; the pickle is the rest
+
+
+def spool(task: Task, folder: Path) -> Spooled | Skipped:
+    """`produce`, with the sample left in a file of the folder for `fetch`."""
+    sample = produce(task)
+    if isinstance(sample, Skipped):
+        return sample
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(sample, protocol=5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    path = folder / f"{task.index}.sample"
+    with path.open("wb") as stream:
+        stream.writelines([*arrays, head])
+    return Spooled(path, tuple(len(a) for a in arrays))
+
+
+def fetch(spooled: Spooled) -> Sample:
+    """Read a spooled sample and remove its file; the arrays share one block of memory."""
+    block = np.fromfile(spooled.path, np.uint8).data
+    spooled.path.unlink()
+    ends = np.cumsum([0, *spooled.sizes]).tolist()
+    arrays = [block[a:b] for a, b in itertools.pairwise(ends)]
+    sample: Sample = pickle.loads(block[ends[-1] :], buffers=arrays)
+    return sample
+
+
+def _spool_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory where there is room for it, else among the temporary files."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_FOLDER_BYTES
+    return tempfile.TemporaryDirectory(prefix="samples-", dir=memory if roomy else None)
+
+
 class SampleStream(Iterator[Sample]):
     """An endless, reproducible stream of samples made by worker processes; use it in a `with` block.
 
@@ -194,35 +238,40 @@ class SampleStream(Iterator[Sample]):
         self._next, self._stride, self._window = start, stride, 4 * workers
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         context.set_forkserver_preload([__name__])
+        self._folder = _spool_folder()
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
-        self._pending: deque[Future[Sample | Skipped]] = deque()
+        self._pending: deque[Future[Spooled | Skipped]] = deque()
         self._submit(1)  # alone, so that only one worker fills numba's cache
 
     def __next__(self) -> Sample:
-        while True:
+        while self._pending:
             result = self._pending.popleft().result()
             self._submit(self._window)
-            if isinstance(result, Sample):
-                return result
+            if isinstance(result, Spooled):
+                return fetch(result)
             LOG.warning("sample %d: left out %s: %s", result.index, result.name, result.reason)
+        raise StopIteration
 
     def _submit(self, window: int) -> None:
         while len(self._pending) < window:
-            self._pending.append(self._pool.submit(produce, self._task(self._next)))
+            self._pending.append(self._pool.submit(spool, self._task(self._next), Path(self._folder.name)))
             self._next += self._stride
 
     def _task(self, index: int) -> Task:
         rng = np.random.default_rng([self._seed, index, 0])
         generated, paired = rng.random(2) < (self._options.procedural, self._options.pairs)
         count = len(self._library)
-        obj = None if generated else self._library[int(_round(self._seed, index // count, count)[index % count])]
+        obj = None
+        if not generated:
+            obj = self._library[int(_round(self._seed, index // count, count)[index % count])]
         other = self._library[int(rng.integers(count))] if paired and count and self._options.augment else None
         return Task(index, self._seed, self._options, obj, other)
 
     def close(self) -> None:
-        """Stop the workers; samples under way are thrown away."""
+        """Stop the workers; samples under way are thrown away. A closed stream ends."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
+        self._folder.cleanup()
 
     def __enter__(self) -> SampleStream:
         return self
@@ -247,7 +296,7 @@ def _use_one_thread() -> None:
 def write_shard(path: str | Path, samples: Sequence[Sample]) -> None:
     """Store samples of one resolution in an uncompressed npz file; it appears whole or not at all."""
     path = Path(path)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "names": np.array([s.name for s in samples], dtype=str),
         "resolution": np.array([s.resolution for s in samples]),
         "yaw": np.array([s.yaw for s in samples]),
@@ -258,7 +307,7 @@ def write_shard(path: str | Path, samples: Sequence[Sample]) -> None:
     }
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
     part.replace(path)
 
 
