@@ -1,0 +1,110 @@
+"""python -m trellis_app generate | doctor | train | evaluate: thin commands over the library.
+
+Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from trellis_app.errors import TrellisError
+from trellis_app.settings import ALPHA_MODES, AppSettings, FinishOptions, GenerationRequest, app_settings
+from trellis_app.types import StageEvent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trellis_app", description="Picture to textured 3D asset.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_doctor(commands)
+    _add_training(commands, arguments if arguments is not None else sys.argv[1:])
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(options.run(options) or 0)
+    except TrellisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    defaults = FinishOptions()
+    parser = commands.add_parser("generate", help="picture -> GLB, PLY and a JSON record")
+    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--resolution", metavar="PRESET", help="what the bundle offers, e.g. 256 or 1024_cascade")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", default="glb,ply", help="comma-separated: glb, ply")
+    parser.add_argument("--faces", type=int, default=defaults.faces)
+    parser.add_argument("--texture-size", type=int, default=defaults.texture_size)
+    parser.add_argument("--alpha", choices=ALPHA_MODES, default=defaults.alpha)
+    parser.add_argument("--foreground-ratio", type=float, metavar="0.3..1")
+    parser.add_argument("--ignore-alpha", action="store_true", help="cut the object out even if the picture has alpha")
+    parser.set_defaults(run=_generate)
+
+
+def _settings(options: argparse.Namespace) -> AppSettings:
+    chosen = {name: value for name in ("bundle", "device") if (value := getattr(options, name)) is not None}
+    return replace(app_settings(), **chosen)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from trellis_app.image.cutout import CutoutOptions
+    from trellis_app.job import JobOptions, run_job
+
+    finish = FinishOptions(faces=options.faces, texture_size=options.texture_size, alpha=options.alpha)
+    request = GenerationRequest(preset=options.resolution, seed=options.seed, finish=finish)
+    job = JobOptions(
+        picture=options.picture,
+        folder=options.out,
+        formats=tuple(options.formats.split(",")),
+        cutout=CutoutOptions(keep_alpha=not options.ignore_alpha, foreground_ratio=options.foreground_ratio),
+    )
+    for path in run_job(_settings(options), request, job, _show):
+        print(path)
+    return 0
+
+
+def _show(event: StageEvent) -> None:
+    left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"
+    print(f"[{event.elapsed:6.1f} s{left}] {event.label}", file=sys.stderr)
+
+
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("doctor", help="what this machine can run and what is missing")
+    parser.add_argument("--bundle")
+    parser.add_argument("--device")
+    parser.add_argument("--no-probe", action="store_true", help="skip the fixed-seed test run")
+    parser.add_argument("--json", action="store_true", help="machine-readable report")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from trellis_app.doctor import examine, render_json, render_text
+
+    report = examine(_settings(options), probe=not options.no_probe)
+    print(render_json(report) if options.json else render_text(report))
+    return 0 if report.usable else 1
+
+
+def _add_training(commands: argparse._SubParsersAction, arguments: list[str]) -> None:
+    """The training commands import torch and more, so they are only built when asked for (or for --help)."""
+    if arguments and arguments[0] not in ("train", "evaluate", "-h", "--help"):
+        return
+    from trellis_app.training.commands import add_evaluate_parser, add_train_parser
+
+    add_train_parser(commands)
+    add_evaluate_parser(commands)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

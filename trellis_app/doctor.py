@@ -1,0 +1,150 @@
+"""What this machine can run, what it cannot, and why: the `doctor` command. Downloads nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from trellis_app.errors import TrellisError
+from trellis_app.image.reading import read_picture
+from trellis_app.pipeline import ImageTo3D
+from trellis_app.settings import PROJECT_ROOT, AppSettings, GenerationRequest
+from trellis_app.types import OVoxel
+from trellis_app.weights import FULL_BUNDLE, Bundle, missing_files
+
+GIB = 2**30
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+OPTIONAL_PACKAGES = {
+    "gradio": "the page (app.py) does not start without it; the command line does",
+    "transformers": "needed for the DINOv3 and BiRefNet models of the 4B bundle",
+    "triton": "GPU kernels; without it the plain torch paths run",
+    "flash_attn": "optional faster attention on NVIDIA GPUs; torch's own attention is used without it",
+    "nvdiffrast": "optional rasteriser on NVIDIA GPUs; our own is used without it",
+}
+PROBE_PICTURE = PROJECT_ROOT / "assets" / "mini" / "probe.png"
+PROBE_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    status: str  # ok | note | problem
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings; `usable` is False when the chosen bundle cannot run here."""
+
+    findings: tuple[Finding, ...]
+    usable: bool
+
+
+def examine(settings: AppSettings, *, probe: bool = True) -> Report:
+    """Look at the machine, the packages, the bundles and (optionally) run the fixed-seed probe."""
+    findings = [*_machine(settings), *_packages(), _full_bundle()]
+    try:
+        pipeline = ImageTo3D.load(settings)
+    except TrellisError as error:
+        findings.append(Finding(f"bundle {settings.bundle}", PROBLEM, str(error)))
+        return Report(tuple(findings), usable=False)
+    findings.append(_bundle(pipeline.bundle))
+    if probe and PROBE_PICTURE.is_file():
+        findings.append(_probe(pipeline))
+    return Report(tuple(findings), usable=all(finding.status != PROBLEM for finding in findings))
+
+
+def _machine(settings: AppSettings) -> Iterator[Finding]:
+    cores = os.cpu_count() or 1
+    yield Finding("system", OK, f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    yield Finding("torch", OK, f"{torch.__version__}, {cores} cores, {torch.get_num_threads()} threads")
+    memory = _total_memory()
+    yield Finding("memory", OK if memory >= 4 * GIB else PROBLEM, f"{memory / GIB:.1f} GB (4 GB are enough for mini)")
+    folder = _existing_parent(settings.output_folder)
+    free = shutil.disk_usage(folder).free
+    yield Finding("disk", OK if free > GIB else PROBLEM, f"{free / GIB:.1f} GB free for {settings.output_folder}")
+    if not torch.cuda.is_available():
+        yield Finding("GPU", NOTE, "no NVIDIA GPU visible to torch: the mini bundle runs on the CPU, the 4B does not")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding(
+            f"GPU {index}",
+            OK,
+            f"{properties.name}, {properties.total_memory / GIB:.0f} GB, sm_{properties.major}{properties.minor}",
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    for name, why in OPTIONAL_PACKAGES.items():
+        if importlib.util.find_spec(name) is None:
+            yield Finding(name, NOTE, f"not installed: {why}")
+        else:
+            yield Finding(name, OK, metadata.version(name.replace("_", "-")))
+
+
+def _full_bundle() -> Finding:
+    """Which of the 4B bundle's files lie in the local hub cache."""
+    missing = missing_files(FULL_BUNDLE)
+    if not missing:
+        return Finding(FULL_BUNDLE, OK, "all files are in the local hub cache")
+    reason = "no GPU here either" if not torch.cuda.is_available() else "they download at the first run"
+    return Finding(FULL_BUNDLE, NOTE, f"{len(missing)} files are not on this machine ({reason}): {', '.join(missing)}")
+
+
+def _bundle(bundle: Bundle) -> Finding:
+    return Finding(f"bundle {bundle.name}", OK, f"{bundle.description}; presets {', '.join(bundle.presets)}")
+
+
+def _probe(pipeline: ImageTo3D) -> Finding:
+    """A short fixed-seed run of the three stages, compared with the count stored beside the bundle."""
+    expected = json.loads(PROBE_PICTURE.with_suffix(".json").read_text())
+    started = time.monotonic()
+    prepared = pipeline.prepare(read_picture(PROBE_PICTURE))
+    request = pipeline.resolved(GenerationRequest(seed=int(expected["seed"])))
+    voxels = 0
+    for event in pipeline.generate(prepared, request, finish=False):
+        if isinstance(event.result, OVoxel):
+            voxels = len(event.result.grid.coords)
+    seconds = time.monotonic() - started
+    if pipeline.bundle.name != expected["bundle"]:
+        return Finding("probe", OK, f"{voxels} voxels in {seconds:.1f} s (no expected figure for this bundle)")
+    target = int(expected["voxels"])
+    good = abs(voxels - target) <= PROBE_TOLERANCE * target
+    verdict = "as expected" if good else f"expected {target}: the models do not compute what they should here"
+    return Finding("probe", OK if good else PROBLEM, f"{voxels} voxels in {seconds:.1f} s, {verdict}")
+
+
+def _total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * GIB
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
+def render_text(report: Report) -> str:
+    """The report as aligned lines with a closing sentence."""
+    marks = {OK: "ok     ", NOTE: "note   ", PROBLEM: "PROBLEM"}
+    width = max(len(finding.subject) for finding in report.findings)
+    lines = [f"{marks[f.status]}  {f.subject:<{width}}  {f.detail}" for f in report.findings]
+    lines.append("This machine can run the app." if report.usable else "This machine cannot run the app yet; see PROBLEM.")
+    return "\n".join(lines)
+
+
+def render_json(report: Report) -> str:
+    """The report as one JSON object."""
+    return json.dumps({"usable": report.usable, "findings": [asdict(finding) for finding in report.findings]})
+
+

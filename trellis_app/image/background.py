@@ -1,0 +1,78 @@
+"""Background removers: the bundle's own matting network, or BiRefNet / RMBG through transformers (spec/models.md 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trellis_app.errors import BundleError, MachineError, PictureError
+from trellis_app.image.cutout import Matte
+from trellis_app.weights import Bundle
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NoMatte:
+    """Stands in where a bundle names no remover: only pictures with their own transparency pass."""
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        raise PictureError(
+            "The picture has no transparency and this model bundle cannot remove backgrounds.",
+            "Use a PNG whose background is already transparent.",
+        )
+
+
+class BiRefNetMatte:
+    """A BiRefNet-type segmentation model (ZhengPeng7/BiRefNet, briaai/RMBG-2.0) as transformers loads it."""
+
+    side = 1024
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """RGB -> 8-bit grey alpha of the same size; the network sees 1024 x 1024, bilinear, ImageNet-normalised."""
+        weight = next(self.network.parameters())
+        small = np.asarray(picture.resize((self.side, self.side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+        pixels = torch.from_numpy((small - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+        logits = self.network(pixels.to(weight.device, weight.dtype))[-1]
+        alpha = (torch.sigmoid(logits)[0, 0].float() * 255).to(torch.uint8).cpu().numpy()
+        return Image.fromarray(alpha).resize(picture.size, Image.Resampling.BICUBIC)
+
+
+def load_matte(bundle: Bundle, device: torch.device) -> Matte:
+    """The remover that the bundle's pipeline.json names (`rembg_model`)."""
+    spec = bundle.config.rembg_model
+    if spec is None:
+        return NoMatte()
+    if spec.name == "MattingUNet":
+        return bundle.part(spec, device).alpha  # type: ignore[operator,no-any-return,union-attr]
+    if spec.name == "BiRefNet":
+        return BiRefNetMatte(_from_transformers(str(spec.args["model_name"])).to(device).eval())
+    raise BundleError(
+        f"The bundle {bundle.name} names an unknown background remover {spec.name!r}.",
+        "Use MattingUNet or BiRefNet in its pipeline.json.",
+    )
+
+
+def _from_transformers(name: str) -> torch.nn.Module:
+    try:
+        from transformers import AutoModelForImageSegmentation
+    except ImportError as error:
+        raise MachineError(
+            f"The background remover {name} needs the package transformers.", "Run pip install transformers."
+        ) from error
+    try:
+        model: torch.nn.Module = AutoModelForImageSegmentation.from_pretrained(name, trust_remote_code=True)
+    except (OSError, ImportError, ValueError) as error:
+        raise BundleError(
+            f"The background remover {name} could not be loaded ({type(error).__name__}).",
+            "Check the network and the licence of that model on the hub, or use pictures with transparency.",
+        ) from error
+    return model

@@ -1,0 +1,281 @@
+"""One picture in, one asset out.
+
+    picture ──prepare──▶ PreparedImage ──features──▶ ImageFeatures
+                                                        │
+    structure : noise ──sample──▶ latent ──decoder──▶ Occupancy           (preview: voxel blocks)
+    shape     : noise on voxels ──sample──▶ ShapeLatent ──decoder──▶ DualGrid   (preview: clay)
+    material  : noise on voxels + ShapeLatent ──sample──▶ MaterialLatent ──decoder──▶ OVoxel  (preview: colour)
+                                                        │
+    finish    : OVoxel ──repair ▶ simplify ▶ unwrap ▶ bake──▶ FinishedAsset
+
+Every stage is a generator of StageEvents, at least one a sampler step, so closing it stops the run within one step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
+from trellis_app.export.finish import finish
+from trellis_app.image.background import load_matte
+from trellis_app.image.cutout import CutoutOptions, Matte, prepare
+from trellis_app.image.features import ImageEncoder, load_image_encoder
+from trellis_app.progress import RunClock
+from trellis_app.residency import resident
+from trellis_app.sampling import sample
+from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
+from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.types import (
+    DualGrid,
+    FinishedAsset,
+    ImageFeatures,
+    MaterialLatent,
+    Occupancy,
+    OVoxel,
+    PreparedImage,
+    ShapeLatent,
+    Stage,
+    StageEvent,
+)
+from trellis_app.weights import Bundle, Preset, load_bundle, resolve_source
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of one run share."""
+
+    request: GenerationRequest  # resolved: no None left
+    preset: Preset
+    features: Callable[[int], ImageFeatures]  # by picture side
+    random: torch.Generator
+    clock: RunClock
+
+    def noise(self, *shape: int) -> torch.Tensor:
+        """Standard normal float32, drawn on the CPU so that a seed means the same on every device."""
+        return torch.randn(*shape, generator=self.random)
+
+
+LATENT_FACTOR = 16  # fine voxels along the side of a latent voxel
+CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
+CASCADE_FLOOR = 1024
+STRUCTURE_IMAGE_SIZE = 512
+
+Events = Generator[StageEvent, None, None]
+
+
+class ImageTo3D:
+    """The loaded bundle on one device; one public method a stage, `generate` runs them all."""
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self.bundle = bundle
+        self.device = device
+        self._matte: Matte = load_matte(bundle, device)
+        self._encoder: ImageEncoder = load_image_encoder(bundle, device)
+        self._shares: dict[Stage, float] | None = None
+
+    @classmethod
+    def load(cls, settings: AppSettings) -> ImageTo3D:
+        """Open the bundle and device that the settings name; raises BundleError or MachineError."""
+        device = choose_device(settings.device)
+        return cls(load_bundle(resolve_source(settings.bundle, device)), device)
+
+    def resolved(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with the bundle's preset and samplers filled in; raises SettingsError for an unknown preset."""
+        name = request.preset or self.bundle.default_preset
+        if name not in self.bundle.presets:
+            raise SettingsError(
+                f"The bundle {self.bundle.name} has no resolution {name!r}.",
+                f"Choose one of {', '.join(self.bundle.presets)}.",
+            )
+        config = self.bundle.config
+        return replace(
+            request,
+            preset=name,
+            structure=request.structure or config.structure_sampler,
+            shape=request.shape or config.shape_sampler,
+            material=request.material or config.material_sampler,
+        )
+
+    def samplers(self, request: GenerationRequest | None = None) -> dict[Stage, SamplerSettings]:
+        """The sampler of each stage, after the request's overrides."""
+        request = self.resolved(request or GenerationRequest())
+        assert request.structure is not None and request.shape is not None and request.material is not None
+        return {Stage.STRUCTURE: request.structure, Stage.SHAPE: request.shape, Stage.MATERIAL: request.material}
+
+    def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
+        """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
+        return prepare(picture, self._matte, options)
+
+    @torch.inference_mode()
+    def features(self, prepared: PreparedImage, size: int) -> ImageFeatures:
+        """Conditioning tokens [1, L, C] at the picture side `size` (encoders with one size ignore it)."""
+        return ImageFeatures(self._encoder.encode([prepared.rgb], size))
+
+    def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
+        """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
+        condition = run.features(STRUCTURE_IMAGE_SIZE)
+        with resident(self.bundle.model("sparse_structure_flow_model"), self.device) as flow:
+            noise = run.noise(1, flow.params.in_channels, *(3 * [flow.params.resolution]))
+            latent = yield from self._sample(flow, noise, condition, run, Stage.STRUCTURE)
+        with resident(self.bundle.model("sparse_structure_decoder"), self.device) as decoder:
+            occupied = decoder(latent) > 0
+        cells = run.preset.structure_cells
+        if occupied.shape[-1] != cells:
+            occupied = F.max_pool3d(occupied.float(), occupied.shape[-1] // cells) > 0
+        coords = torch.argwhere(occupied[:, 0]).int()
+        if len(coords) == 0:
+            raise EmptyAssetError("The structure stage found no object in the picture.", "Try another seed or picture.")
+        return Occupancy(coords, cells)
+
+    def shape(self, occupancy: Occupancy, run: Run) -> Generator[StageEvent, None, ShapeLatent]:
+        """Stage 2: the shape latent; a cascade first samples coarsely to find the fine latent voxels."""
+        preset = run.preset
+        latent = yield from self._shape_latent(occupancy.coords, preset.first, run)
+        if preset.cascade_to is None:
+            return ShapeLatent(latent, preset.first)
+        with resident(self.bundle.model("shape_slat_decoder"), self.device) as decoder:
+            voxels = decoder.upsample(latent.fresh(), 4)
+        coords, resolution = cascade_coords(voxels, preset.first, preset.cascade_to, run.request.max_tokens)
+        latent = yield from self._shape_latent(coords, CASCADE_FLOOR, run)
+        return ShapeLatent(latent, resolution)
+
+    def _shape_latent(self, coords: torch.Tensor, size: int, run: Run) -> Generator[StageEvent, None, SparseTensor]:
+        """Sample with the flow model of `size` and denormalise."""
+        with resident(self.bundle.model(f"shape_slat_flow_model_{size}"), self.device) as flow:
+            noise = SparseTensor(run.noise(len(coords), flow.params.in_channels), coords.cpu())
+            latent = yield from self._sample(flow, noise, run.features(size), run, Stage.SHAPE)
+        return self.bundle.config.shape_normalization.denormalise(latent)
+
+    def material(self, shape: ShapeLatent, run: Run) -> Generator[StageEvent, None, MaterialLatent]:
+        """Stage 3: the material latent on the rows of the shape latent, which is its second condition."""
+        size = run.preset.material
+        concat = self.bundle.config.shape_normalization.normalise(shape.latent)
+        with resident(self.bundle.model(f"tex_slat_flow_model_{size}"), self.device) as flow:
+            channels = flow.params.in_channels - concat.feats.shape[1]
+            noise = concat.replace(run.noise(len(concat.feats), channels))
+            latent = yield from self._sample(flow, noise, run.features(size), run, Stage.MATERIAL, concat=concat)
+        return MaterialLatent(self.bundle.config.material_normalization.denormalise(latent), shape.resolution)
+
+    def decode_shape(self, shape: ShapeLatent) -> tuple[DualGrid, tuple[SparseTensor, ...]]:
+        """Shape latent -> dual grid, and the subdivisions that guide the material decoder."""
+        with resident(self.bundle.model("shape_slat_decoder"), self.device) as decoder:
+            decoding = decoder(shape.latent.fresh())
+            (grid,) = decoder.dual_grids(decoding.raw, shape.resolution)
+        if len(grid.coords) == 0 or not bool(grid.crossed.any()):
+            raise EmptyAssetError("The shape stage produced no surface.", "Try another seed or picture.")
+        return grid, decoding.subdivisions
+
+    def decode_material(self, material: MaterialLatent, grid: DualGrid, guides: tuple[SparseTensor, ...]) -> OVoxel:
+        """Material latent -> PBR attributes on the voxels of the dual grid."""
+        with resident(self.bundle.model("tex_slat_decoder"), self.device) as decoder:
+            raw = decoder(material.latent.fresh(), guides).raw
+        return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
+
+    def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
+        """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset."""
+        for step in finish(asset, options):
+            yield clock.event(Stage.FINISH, step.name, step.index, step.count, step.asset)
+
+    @torch.inference_mode()
+    def generate(
+        self, prepared: PreparedImage, request: GenerationRequest, *, finish: bool = True
+    ) -> Generator[StageEvent, None, None]:
+        """Run all stages. The last event of a stage carries its result; see the module's drawing for which.
+
+        request: as given or resolved. Raises EmptyAssetError where a stage finds nothing, MachineError out of memory.
+        """
+        request = self.resolved(request)
+        clock = RunClock(self._shares)
+        run = self._begin(prepared, request, clock)
+        try:
+            yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
+            occupancy = yield from self.structure(run)
+            yield self._done(clock, Stage.STRUCTURE, occupancy)
+            shape = yield from self.shape(occupancy, run)
+            grid, guides = self.decode_shape(shape)
+            yield self._done(clock, Stage.SHAPE, grid)
+            material = yield from self.material(shape, run)
+            asset = self.decode_material(material, grid, guides)
+            yield self._done(clock, Stage.MATERIAL, asset)
+            if finish:
+                yield from self.finish(asset, request.finish, clock)
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MachineError(
+                "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."
+            ) from error
+        self._shares = clock.shares()
+
+    def _begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
+        @functools.cache
+        def features(side: int) -> ImageFeatures:
+            return self.features(prepared, STRUCTURE_IMAGE_SIZE if side <= STRUCTURE_IMAGE_SIZE else 2 * STRUCTURE_IMAGE_SIZE)
+
+        assert request.preset is not None
+        return Run(
+            request=request,
+            preset=self.bundle.presets[request.preset],
+            features=features,
+            random=torch.Generator().manual_seed(request.seed),
+            clock=clock,
+        )
+
+    def _done(self, clock: RunClock, stage: Stage, result: Occupancy | DualGrid | OVoxel) -> StageEvent:
+        return clock.event(stage, "done", 1, 1, result)
+
+    def _sample(
+        self,
+        flow: FlowTransformer,
+        noise: Latent,
+        condition: ImageFeatures,
+        run: Run,
+        stage: Stage,
+        concat: SparseTensor | None = None,
+    ) -> Generator[StageEvent, None, Latent]:
+        """Euler steps of one flow model; keys and values of the picture are computed once."""
+        settings = self.samplers(run.request)[stage]
+        tokens = condition.tokens.to(self.device)
+        positive, negative = flow.remember(tokens), flow.remember(torch.zeros_like(tokens))
+        extra = () if concat is None else (concat.to(self.device),)
+
+        def velocity(x: Latent, t: torch.Tensor, conditional: bool) -> Latent:
+            return flow(x, t, positive if conditional else negative, *extra)
+
+        latent = noise.to(self.device)
+        for step in sample(velocity, latent, settings):
+            latent = step.x_t
+            yield run.clock.event(stage, f"step {step.step} of {step.steps}", step.step, step.steps + 1)
+        return latent
+
+
+def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -> tuple[torch.Tensor, int]:
+    """Latent voxels of a cascade's fine pass, and the resolution it really gets.
+
+    voxels: int32 [M, 4] on the grid of side `low`. The resolution starts at `high` and falls by 128 until there are fewer
+    than `max_tokens` latent voxels, never below 1024 (spec/models.md 5.1).
+    """
+    position = (voxels[:, 1:].float() + 0.5) / low
+    while True:
+        cells = (position * (high // LATENT_FACTOR)).int()
+        coords = torch.unique(torch.cat([voxels[:, :1], cells], dim=1), dim=0)
+        if len(coords) < max_tokens or high <= CASCADE_FLOOR:
+            return coords, high
+        high -= CASCADE_STEP
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N -> device; raises MachineError where it does not exist here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"There is no device {name!r}.", "Choose auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"This machine has no device {name}.", "Choose --device cpu or another number.")
+    return device
