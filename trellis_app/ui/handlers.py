@@ -18,6 +18,7 @@ from trellis_app.export.sidecar import RunLog, settings_record
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.pipeline import ImageTo3D
+from trellis_app.progress import RunClock
 from trellis_app.settings import MAX_SEED, FinishOptions, GenerationRequest
 from trellis_app.types import PreparedImage, Stage, StageEvent
 from trellis_app.ui import stages
@@ -97,7 +98,7 @@ class Handlers:
             return
         finish = self._finish_options(values)
         run = replace(run, request=replace(run.request, finish=finish))
-        yield from self._follow(run, self.work.pipeline.finish(run.asset, finish))
+        yield from self._follow(run, self.work.pipeline.finish(run.asset, finish, RunClock({Stage.FINISH: 1.0})))
 
     def stop(self, run: Run | None) -> Changes:
         """The run was stopped; what it finished stays."""

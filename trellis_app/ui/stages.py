@@ -20,10 +20,10 @@ _LABELS = {
     Stage.FINISH: "Finish",
 }
 _IDLE_NOTES = {
-    Stage.STRUCTURE: "rough blocks",
-    Stage.SHAPE: "clay surface",
-    Stage.MATERIAL: "colour and gloss",
-    Stage.FINISH: "mesh, textures",
+    Stage.STRUCTURE: "in blocks",
+    Stage.SHAPE: "in clay",
+    Stage.MATERIAL: "in colour",
+    Stage.FINISH: "as files",
 }
 
 
@@ -76,9 +76,7 @@ def waiting() -> StageView:
 def after(view: StageView, event: StageEvent) -> StageView:
     """The row after one more event of a run."""
     cards = tuple(_card_after(card, event) for card in view.stages)
-    return StageView(
-        "running", f"{event.label}.", _step_words(event), cards, event.elapsed, event.remaining, view.beat + 1
-    )
+    return StageView("running", f"{event.label}.", "", cards, event.elapsed, event.remaining, view.beat + 1)
 
 
 def with_thumb(view: StageView, stage: Stage, picture: Path) -> StageView:
@@ -119,10 +117,6 @@ def plain(text: str) -> str:
     return text.replace("\\", "/").replace("${", "{").replace("`", "'")
 
 
-def _step_words(event: StageEvent) -> str:
-    return f"Step {event.step} of {event.steps}" if event.steps > 1 else ""
-
-
 def _card_after(card: StageCard, event: StageEvent) -> StageCard:
     if card.name != event.stage.value:
         behind = card.state == "running"
@@ -131,7 +125,7 @@ def _card_after(card: StageCard, event: StageEvent) -> StageCard:
     if event.result is not None:
         return replace(card, state="done", percent=100, note=_took(replace(card, began=began), event.elapsed))
     percent = round(100 * event.step / max(event.steps, 1))
-    note = f"{event.step} of {event.steps}" if event.steps > 1 else "working"
+    note = event.label.partition(": ")[2] or "working"
     return replace(card, state="running", percent=percent, note=note, began=began)
 
 
