@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -25,3 +26,8 @@ def choose(requested: str, device: torch.device, offered: tuple[str, ...]) -> st
     if device.type == "cuda" and TRITON in offered and importlib.util.find_spec("triton") is not None:
         return TRITON
     return TORCH if TORCH in offered else REFERENCE
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a CUDA device the current one while a Triton kernel is launched; nothing to do for Triton's CPU interpreter."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

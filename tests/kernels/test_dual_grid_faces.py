@@ -1,5 +1,6 @@
 """Faces of a dual grid against the golden vectors and a dict."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from trellis_kernels.dual_grid_faces.op import dual_grid_faces, dual_grid_quads,
 
 from tests.kernels.test_voxel_index import IMPLEMENTATIONS
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CASES = [
     f"{mesh}.{side}"
     for mesh in ("crossplanes", "cube", "hemisphere", "icosphere", "tee", "thin", "torus", "touching")
@@ -30,7 +32,9 @@ def golden_case(shared: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("name", [*CASES, "icosphere.64", "torus.64", "random.10"])
+@pytest.mark.parametrize(
+    "name", [*CASES[::3], "random.10"] if INTERPRETED else [*CASES, "icosphere.64", "torus.64", "random.10"]
+)
 def test_golden(shared: Path, implementation: str, name: str) -> None:
     case = golden_case(shared, name)
     grid = (case["coords"], case["crossed"], case["local"])
@@ -55,7 +59,7 @@ def test_empty(implementation: str) -> None:
 
 
 def test_dihedral_cuts_where_the_quad_bends_less() -> None:
-    """One lifted corner of a square: folding across the diagonal that cuts it off bends less than folding through it."""
+    """One lifted corner of a square: the fold that cuts it off bends less than the one through it."""
     coords = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0]], dtype=torch.int32)
     crossed = torch.zeros(4, 3, dtype=torch.bool)
     crossed[0, 0] = True

@@ -1,10 +1,13 @@
 """The voxel index against a dict, over sizes, queries out of range and doubles."""
 
+import os
+
 import pytest
 import torch
 from trellis_kernels.voxel_index.op import build_voxel_index
 
-IMPLEMENTATIONS = ("reference", "cpu")
+# Triton runs in these tests only inside its interpreter: see test_triton.py.
+IMPLEMENTATIONS = ["reference", "cpu"] if os.environ.get("TRITON_INTERPRET") != "1" else ["triton"]
 
 
 def random_voxels(count: int, side: int, batches: int, seed: int) -> torch.Tensor:

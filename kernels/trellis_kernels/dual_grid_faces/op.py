@@ -13,7 +13,7 @@ DIAGONALS = ("weights", "dihedral", "first")
 
 
 def dual_grid_quads(coords: torch.Tensor, crossed: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
-    """coords int32 [M, 3], unique; crossed bool [M, 3] -> int32 [L, 4]: rows of the four voxels around each crossed edge.
+    """coords int32 [M, 3], unique; crossed bool [M, 3] -> int32 [L, 4]: the four voxels around each crossed edge.
 
     Ordered by voxel, then axis. Quads with a missing voxel are left out; the winding is fixed for each axis.
     Raises ValueError on other shapes or dtypes.
@@ -48,7 +48,8 @@ def dual_grid_faces(
 ) -> torch.Tensor:
     """Triangles int32 [F, 3] over the voxels' vertices, two consecutive ones a quad, in the order of `dual_grid_quads`.
 
-    coords int32 [M, 3]; crossed bool [M, 3]; positions float [M, 3] of the vertices in a uniform scale; split [M, 1] > 0.
+    coords int32 [M, 3]; crossed bool [M, 3]; positions float [M, 3] of the vertices, all axes in one scale;
+    split [M, 1] > 0.
     diagonal: "weights" cuts between the corners with the larger product of split weights (falls back to "dihedral"
     without split), "dihedral" where the two triangles bend less, "first" always between corners 0 and 2.
     Raises ValueError on other shapes, dtypes or diagonals.

@@ -6,7 +6,7 @@ import torch
 
 from trellis_kernels.voxel_index.reference import find_keys, pack_keys, pack_offset, sort_keys
 
-# For each axis the four voxels around the crossed edge, from the voxel that holds the flag; normal towards the negative axis.
+# For each axis the four voxels around the crossed edge, the flag's own first; the normal is towards the negative axis.
 QUAD_OFFSETS = (
     ((0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)),
     ((0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)),
@@ -15,7 +15,7 @@ QUAD_OFFSETS = (
 
 
 def quads(coords: torch.Tensor, crossed: torch.Tensor) -> torch.Tensor:
-    """coords int32 [M, 3], crossed bool [M, 3] -> int32 [L, 4] rows of each quad's corners; incomplete quads are left out."""
+    """coords int32 [M, 3], crossed bool [M, 3] -> int32 [L, 4] rows of the corners; incomplete quads are left out."""
     located = torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1)
     keys, rows = sort_keys(located)
     voxels, axes = torch.nonzero(crossed, as_tuple=True)

@@ -49,7 +49,7 @@ def trilinear(feats, keys, rows, query, batch, shape):
 
 @njit(cache=True)
 def nearest_row(keys, rows, mask, b, point, low, high):
-    """Row of the voxel nearest to a point: shells of cells around it until no nearer one is possible; the lowest row of equals."""
+    """Row of the voxel nearest to a point, the lowest of equals: shells of cells until no nearer one is possible."""
     cx, cy, cz = np.int64(np.floor(point[0])), np.int64(np.floor(point[1])), np.int64(np.floor(point[2]))
     reach = max(
         max(abs(cx - low[0]), abs(cx - high[0])),
@@ -82,7 +82,7 @@ def nearest_row(keys, rows, mask, b, point, low, high):
 
 @njit(cache=True, parallel=True)
 def nearest_rows(keys, rows, query, batch, lows, highs):
-    """query fp32 [Q, 3], batch int64 [Q], box of each batch item's voxels int64 [B, 3] (inclusive) -> int64 [Q], -1 if it has none."""
+    """query fp32 [Q, 3], batch int64 [Q], inclusive boxes of the items int64 [B, 3] -> rows int64 [Q], -1 if none."""
     out = np.full(query.shape[0], -1, np.int64)
     mask = np.uint64(keys.shape[0] - 1)
     for i in prange(query.shape[0]):

@@ -22,12 +22,12 @@ def grid_sample_3d(
     fallback_to_nearest: bool = False,
     implementation: str = "auto",
 ) -> torch.Tensor:
-    """feats [N, C] at coords int32 [N, 4] in a grid of `shape` voxels -> [Q, C] at query fp32 [Q, 3], in the dtype of feats.
+    """feats [N, C] at coords int32 [N, 4] in a grid of `shape` voxels -> [Q, C] at query fp32 [Q, 3].
 
-    Points are in voxel units, voxel centres at +0.5; `batch` int64 [Q] is the item each point looks into (0 by default).
+    Points are in voxel units, voxel centres at +0.5; `batch` int64 [Q] is the item each point looks into (default 0).
     "trilinear" blends the existing ones of the eight voxels around a point, weights renormalised; "nearest" takes the
     voxel that holds it. Where there is none the result is 0, or with `fallback_to_nearest` the voxel of the same
-    item with the nearest centre. Differentiable in feats. Raises ValueError on other shapes, dtypes or modes.
+    item with the nearest centre. In the dtype of feats, and differentiable in them. Raises ValueError on other shapes, dtypes or modes.
     """
     check_query(feats, coords, query, mode)
     item = torch.zeros(query.shape[0], dtype=torch.int64, device=query.device) if batch is None else batch

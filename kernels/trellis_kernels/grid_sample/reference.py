@@ -22,7 +22,7 @@ def locate(batch: torch.Tensor, cells: torch.Tensor, index: VoxelIndex, shape: t
 def trilinear_taps(
     query: torch.Tensor, batch: torch.Tensor, index: VoxelIndex, shape: tuple[int, int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query fp32 [Q, 3] -> rows int64 [Q, 8] (-1 absent) and weights fp32 [Q, 8] that sum to 1 over the existing voxels (or to 0)."""
+    """query fp32 [Q, 3] -> rows int64 [Q, 8] (-1 absent), weights fp32 [Q, 8] that sum to 1 over existing voxels."""
     base = torch.floor(query - 0.5)
     rows, weights = [], []
     for corner in CORNERS:
@@ -43,7 +43,7 @@ def nearest_taps(
 
 
 def nearest_rows(query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
-    """query fp32 [Q, 3] -> int64 [Q] row of the voxel of the same batch item whose centre is nearest (the lowest of equals), -1 if none."""
+    """query fp32 [Q, 3] -> int64 [Q]: the voxel of the same item with the nearest centre, lowest of equals, -1 if none."""
     out = torch.full((query.shape[0],), -1, dtype=torch.int64, device=query.device)
     centres = coords[:, 1:].to(query.dtype) + 0.5
     step = max(1, (1 << 24) // max(1, coords.shape[0]))

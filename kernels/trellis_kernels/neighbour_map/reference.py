@@ -42,7 +42,7 @@ def block_offsets(mask: torch.Tensor, order: torch.Tensor, block: int) -> tuple[
     """Which kernel offsets any row of a block of rows has.
 
     mask int32 [N] (bit v = neighbour v exists), order int64 [N]: rows in the order in which blocks take them.
-    Returns the ascending offset numbers of all blocks in a row, int32 [T], and where each block's begin, int32 [blocks + 1].
+    Returns the ascending offset numbers of all blocks, int32 [T], and where each block's begin, int32 [blocks + 1].
     """
     blocks = -(-mask.shape[0] // block)
     padded = torch.zeros(blocks * block, dtype=torch.int32, device=mask.device)

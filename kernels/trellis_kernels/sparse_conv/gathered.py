@@ -1,4 +1,4 @@
-"""Sparse convolution in plain torch: rows gathered block by block, then one matrix product a block. CPU and CUDA, any dtype."""
+"""Sparse convolution in plain torch: rows gathered block by block, then one matrix product a block. Any device or dtype."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from trellis_kernels.choice import CPU, REFERENCE, TORCH, TRITON, choose
 from trellis_kernels.sparse_conv import gathered, reference
 from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
 
+MASK_BITS = 31  # kernel offsets that fit a row's mask
+
 
 def submanifold_conv3d(
     feats: torch.Tensor,
@@ -23,7 +25,7 @@ def submanifold_conv3d(
 
     feats [N, Ci], weight [Co, K, K, K, Ci], bias [Co] or None, neighbours int32 [N, K^3] as `neighbour_map` makes it
     (unique voxels, odd K) or the plan of it, which saves regrouping the rows at each call. Returns [N, Co].
-    Differentiable in feats, weight and bias; fp32, fp16 and bf16 with fp32 sums; under autocast the three are cast first.
+    Differentiable in feats, weight and bias; fp32, fp16, bf16 with fp32 sums; under autocast the three are cast first.
     Raises ValueError on shapes, dtypes or devices that do not fit.
     """
     device = feats.device.type
@@ -32,9 +34,11 @@ def submanifold_conv3d(
         feats, weight, bias = feats.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     table = neighbours.neighbours if isinstance(neighbours, ConvPlan) else neighbours
     check_conv(feats, weight, bias, table)
-    chosen = choose(implementation, feats.device, (REFERENCE, TORCH, CPU))
+    chosen = choose(implementation, feats.device, (REFERENCE, TORCH, CPU, TRITON))
     if chosen == REFERENCE:
         return reference.gathered_conv(feats, weight, bias, table)
+    if chosen == TRITON and (table.shape[1] > MASK_BITS or feats.dtype == torch.float64):
+        chosen = TORCH
     plan = neighbours if isinstance(neighbours, ConvPlan) else plan_conv(neighbours)
     with torch.autocast(device, enabled=False):
         return SubmanifoldConv.apply(feats, weight, bias, plan, chosen)
@@ -44,7 +48,7 @@ class SubmanifoldConv(torch.autograd.Function):
     """The convolution and its gradients; the gradient to feats is the convolution with mirrored, transposed weights."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         feats: torch.Tensor,
         weight: torch.Tensor,
@@ -59,7 +63,7 @@ class SubmanifoldConv(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         feats, weight = ctx.saved_tensors
         grad = grad.contiguous()
         to_feats = to_weight = to_bias = None
@@ -83,10 +87,6 @@ def convolve(
         from trellis_kernels.sparse_conv import triton
 
         return triton.forward(feats, matrices, bias, plan)
-    if implementation == "cpu-later":
-        from trellis_kernels.sparse_conv import cpu
-
-        return cpu.forward(feats, matrices, bias, plan)
     return gathered.forward(feats, matrices, bias, plan.neighbours)
 
 

@@ -32,7 +32,7 @@ def gathered_conv(
 def strided_sites(
     coords: torch.Tensor, shape: tuple[int, int, int], kernel_size: int, stride: int, padding: int
 ) -> torch.Tensor:
-    """Output sites int32 [M, 4] of a strided convolution: all o with o*stride = in + padding - k, in range, unique, sorted."""
+    """Output sites int32 [M, 4]: all o with o*stride = in + padding - k for some k, in range, unique, sorted."""
     last = torch.tensor(
         [(side + 2 * padding - (kernel_size - 1) - 1) // stride for side in shape], device=coords.device
     )

@@ -19,7 +19,7 @@ class VoxelIndex:
     implementation: str
 
     def lookup(self, query: torch.Tensor) -> torch.Tensor:
-        """int32 [Q, 4] (batch, x, y, z) on the index's device -> row int64 [Q]; -1 for voxels absent or out of range."""
+        """int32 [Q, 4] (batch, x, y, z) on the index's device -> row int64 [Q]; -1 for voxels absent or outside."""
         check_coords(query)
         if self.implementation == CPU:
             from trellis_kernels.voxel_index import cpu
@@ -33,9 +33,9 @@ class VoxelIndex:
 
 
 def build_voxel_index(coords: torch.Tensor, *, implementation: str = "auto") -> VoxelIndex:
-    """Index of int32 [N, 4] (batch, x, y, z), each in [0, 32768). Rows out of range are left out; of doubles the lower row counts.
+    """Index of int32 [N, 4] (batch, x, y, z), each in [0, 32768).
 
-    Raises ValueError on another shape or dtype.
+    Rows out of range are left out; of doubles the lower row counts. Raises ValueError on another shape or dtype.
     """
     check_coords(coords)
     chosen = choose(implementation, coords.device, (REFERENCE, CPU, TRITON))
@@ -47,8 +47,10 @@ def build_voxel_index(coords: torch.Tensor, *, implementation: str = "auto") -> 
     if chosen == TRITON:
         from trellis_kernels.voxel_index import triton
 
-        return VoxelIndex(*triton.build(coords, table_slots(coords.shape[0])), chosen)
-    return VoxelIndex(*reference.sort_keys(coords), chosen)
+        slot_keys, slot_rows = triton.build(coords, table_slots(coords.shape[0]))
+        return VoxelIndex(slot_keys, slot_rows, chosen)
+    sorted_keys, sorted_rows = reference.sort_keys(coords)
+    return VoxelIndex(sorted_keys, sorted_rows, chosen)
 
 
 def table_slots(count: int) -> int:

@@ -1,0 +1,85 @@
+"""Triton kernels without a GPU: they compile for the GPUs we name, and agree with the reference in the interpreter."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+from trellis_kernels.dual_grid_faces.triton import quads_kernel  # noqa: E402
+from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
+from trellis_kernels.neighbour_map.triton import map_kernel  # noqa: E402
+from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
+from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel, the types of its run-time arguments in order, its constants and launch options."""
+
+    name: str
+    kernel: object
+    types: str
+    constants: dict
+    options: dict
+
+
+def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
+    constants = dict(CI=channels, CO=channels, BIASED=True, BM=rows, BN=columns, BK=inner)
+    constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
+    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 4 + ["i32"] * 2)
+    return Case(
+        f"forward-{dtype}-{channels}", forward_kernel, types, constants, dict(num_warps=warps, num_stages=stages)
+    )
+
+
+def weight_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
+    constants = dict(CI=channels, CO=channels, SPLITS=4, BM=rows, BN=columns, BP=inner)
+    constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
+    types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 i32"
+    return Case(f"weight-{dtype}-{channels}", weight_kernel, types, constants, dict(num_warps=warps, num_stages=stages))
+
+
+CASES = [
+    Case("build", build_kernel, "*i32 *i64 *i32 i32 i32", dict(BLOCK=256), {}),
+    Case("lookup", lookup_kernel, "*i64 *i32 *i32 *i64 i32 i32", dict(BLOCK=256), {}),
+    Case("map", map_kernel, "*i32 *i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
+    Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
+    Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
+    conv_case("fp16", 16, 128, 16, 16, 4, 3),
+    conv_case("bf16", 128, 128, 128, 64, 8, 3),
+    conv_case("fp32", 64, 64, 64, 32, 4, 2),
+    weight_case("fp16", 16, 16, 16, 64, 4, 3),
+    weight_case("bf16", 128, 128, 128, 64, 8, 3),
+    weight_case("fp32", 64, 64, 64, 32, 4, 2),
+]
+
+
+@pytest.mark.parametrize("capability", [80, 90, 120])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_compiles(case: Case, capability: int) -> None:
+    names = [name for name in case.kernel.arg_names if name not in case.constants]
+    signature = dict(zip(names, case.types.split(), strict=True)) | dict.fromkeys(case.constants, "constexpr")
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(case.types.split()) if kind.startswith("*")}
+    source = ASTSource(case.kernel, signature, case.constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options)
+    assert len(compiled.asm["cubin"]) > 1000
+    assert compiled.metadata.shared <= 99 * 1024  # what the smallest of these GPUs gives a block
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_agrees_in_the_interpreter(op: str) -> None:
+    """Runs the op's own tests again with the kernels interpreted on the CPU."""
+    command = [sys.executable, "-m", "pytest", f"tests/kernels/test_{op}.py", "-q", "-k", "triton"]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
