@@ -126,10 +126,10 @@ def draw_linear(surface: Surface, camera: Camera, size: int, look: Look) -> np.n
 def draw_unlit(
     surface: Surface, camera: Camera, size: int, wanted: tuple[str, ...], look: Look
 ) -> dict[str, np.ndarray]:
-    """Maps of the frontmost surface, antialiased and premultiplied, float32: each [size, size, C], plus mask [size, size].
+    """Maps of the frontmost surface, antialiased and premultiplied, float32 [size, size, C] or [size, size].
 
-    base_color [.., 3] is sRGB in [0, 1]; metallic, roughness, alpha [..]; normal [.., 3] in world axes towards the viewer;
-    position [.., 3]; depth [..] camera z. Divide by mask to take the edge's antialiasing off again.
+    base_color [.., 3] is sRGB in [0, 1]; normal [.., 3] in world axes towards the viewer; position [.., 3];
+    metallic, roughness, alpha, mask and depth (camera z) have no last axis. Divide by mask to undo the antialiasing.
     """
     unknown = set(wanted) - set(UNLIT)
     if unknown:
@@ -145,7 +145,13 @@ def draw_unlit(
 
     opaque = Surface(surface.vertices, surface.faces, surface.corners, surface.normals, surface.maps, solid=True)
     stack = _compose(opaque, camera, size, look, attributes)
-    places = {"base_color": slice(0, 3), "metallic": 3, "roughness": 4, "alpha": 5, "normal": slice(6, 9)}
+    places: dict[str, int | slice] = {
+        "base_color": slice(0, 3),
+        "metallic": 3,
+        "roughness": 4,
+        "alpha": 5,
+        "normal": slice(6, 9),
+    }
     places |= {"depth": 9, "position": slice(10, 13), "mask": 13}
     return {name: np.ascontiguousarray(stack[..., places[name]]) for name in wanted}
 
@@ -175,9 +181,9 @@ def _compose(surface: Surface, camera: Camera, size: int, look: Look, paint: Pai
             break
         behind = (face, depth)
     if look.backdrop is not None and not surface.solid:
-        points = int(first.max(initial=-1)) + 1
-        grey = np.full((points, picture.shape[2] - 1), look.backdrop, np.float32)
-        accumulate(picture, through, first, grey, np.ones(points, np.float32))
+        seen = int(first.max(initial=-1)) + 1
+        grey = np.full((seen, picture.shape[2] - 1), look.backdrop, np.float32)
+        accumulate(picture, through, first, grey, np.ones(seen, np.float32))
     return picture
 
 
@@ -208,7 +214,7 @@ def _sample_matrix(camera: Camera, side: int) -> np.ndarray:
 
 
 def _shadow_map(surface: Surface, lamps: np.ndarray, look: Look) -> tuple[np.ndarray, np.ndarray] | None:
-    """Axes [3, 3] and depth [N, N] of the key light for `lamp_visibility`; glass casts no shadow. None without shadow."""
+    """Axes [3, 3] and depth [N, N] of the key light for `lamp_visibility`, or None; glass casts no shadow."""
     if look.shadow <= 0.0 or not len(lamps) or not len(surface.faces):
         return None
     forward = -lamps[0, :3].astype(np.float64)

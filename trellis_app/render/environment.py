@@ -61,11 +61,11 @@ COSINE_SHARPNESS = 2.133  # of the Gaussian closest to the clamped cosine (Wang 
 
 # Directions as seen from the camera at -Y: x right, y away, z up.
 STUDIO = Environment(
-    sky=(0.50, 0.52, 0.56),
-    ground=(0.24, 0.225, 0.21),
+    sky=(0.43, 0.45, 0.49),
+    ground=(0.20, 0.185, 0.175),
     lamps=(
-        Lamp((-0.65, -0.75, 0.95), 14.0, (0.62, 0.60, 0.57)),
-        Lamp((0.95, -0.55, 0.25), 5.0, (0.15, 0.16, 0.18)),
+        Lamp((-0.65, -0.75, 0.95), 14.0, (0.78, 0.755, 0.72)),
+        Lamp((0.95, -0.55, 0.25), 5.0, (0.13, 0.14, 0.16)),
         Lamp((0.45, 0.85, 0.55), 18.0, (0.30, 0.32, 0.36)),
     ),
 )

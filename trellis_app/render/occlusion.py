@@ -1,4 +1,4 @@
-"""What keeps light away: shadows of the key light and ambient occlusion, compiled by numba, one thread, GIL released."""
+"""What keeps light away: shadows of the key light and ambient occlusion (numba, one thread, GIL released)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lamp_visibility(
 ) -> np.ndarray:
     """Share of the key light that arrives, float32 [P], by a shadow map smoothed over 5x5 texels.
 
-    axes: rows right, down, forward of the lamp [3, 3], scaled so that the object is within [-1, 1]; depth [N, N] its map.
+    axes: rows right, down, forward of the lamp [3, 3], the object within [-1, 1]; depth [N, N] its map.
     """
     side = depth.shape[0]
     out = np.empty(len(position), np.float32)
@@ -60,8 +60,8 @@ def ambient_openness(
 ) -> np.ndarray:  # fmt: skip
     """Share of the near surroundings that is open, float32 [P], from the depth of what is seen (screen space).
 
-    of_sample: point of a sample [S H, S W]; depth: camera z [S H, S W], inf where nothing is seen; matrix [3, 4]: world to
-    (column z, row z, z) of the samples. Rays up to `radius` in a cosine hemisphere, turned by a 4 x 4 pattern
+    of_sample: point of a sample [S H, S W]; depth: camera z [S H, S W], inf where nothing is seen; matrix: world to
+    (column z, row z, z) of the samples [3, 4]. Rays up to `radius` in a cosine hemisphere, turned by a 4 x 4 pattern
     of pixels, removed by a 4 x 4 mean over similar depths (Mittring 2007; Filion and McNaughton 2008).
     """
     height, width = of_sample.shape[0] // samples, of_sample.shape[1] // samples

@@ -1,7 +1,7 @@
 """The inner loops of the renderer, compiled by numba, one thread, GIL released.
 
 A picture is drawn from *points*: one for every pair of a pixel and a face seen in it (all samples of a pixel that
-show the same face share a point, as in multisampling), each with attributes, a normal and light. Letter P counts points,
+show the same face share a point, as in multisampling), each with attributes, a normal and light. P counts points,
 S is the number of samples along a pixel's side. All float32; colours linear.
 """
 
@@ -18,9 +18,9 @@ COSINE_SHARPNESS = np.float32(2.133)
 def collect_points(
     face: np.ndarray, barycentric: np.ndarray, samples: int, merge: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points of face [S H, S W] and barycentric [S H, S W, 3]: face int32 [P], mean barycentric [P, 3], point of a sample.
+    """Points of face [S H, S W], barycentric [S H, S W, 3]: face int32 [P], mean barycentric [P, 3], point of a sample.
 
-    The last is int32 [S H, S W], -1 for nothing. Without `merge` every sample is its own point.
+    The last is int32 [S H, S W], -1 where nothing is seen. Without `merge` every sample is its own point.
     """
     height, width = face.shape[0] // samples, face.shape[1] // samples
     room = 0
@@ -68,7 +68,7 @@ def interpolate(face: np.ndarray, barycentric: np.ndarray, corners: np.ndarray) 
 
 @njit(cache=True, nogil=True)
 def sample_texture(uv: np.ndarray, texture: np.ndarray, decode: np.ndarray) -> np.ndarray:
-    """Bilinear lookup, repeating: uv [P, 2] (v down, row 0 at v = 0), texture uint8 [T, T, C], decode [C, 256] -> [P, C]."""
+    """Bilinear lookup, repeating: uv [P, 2] (row 0 at v = 0), texture uint8 [T, T, C], decode [C, 256] -> [P, C]."""
     height, width, channels = texture.shape
     out = np.empty((len(uv), channels), np.float32)
     for p in range(len(uv)):
@@ -177,7 +177,7 @@ def shade_points(
 ) -> np.ndarray:  # fmt: skip
     """Reflected light float32 [P, 3] of surface [P, 6] (linear colour, metallic, roughness, alpha).
 
-    light: sky [3], ground [3], lamps [K, 7]; key: share of the first lamp that arrives [P]; open_sky: share of the rest [P].
+    light: sky [3], ground [3], lamps [K, 7]; key [P]: share of the first lamp that arrives; open_sky [P]: of the rest.
     Diffuse and GGX-like lobes as spherical Gaussians; the specular integral over the lobe by Karis 2014
     ("Physically based shading on mobile").
     """

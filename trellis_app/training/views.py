@@ -1,8 +1,7 @@
 """Pictures of training objects: any camera a photographer would use, any light, antialiased, fast on one thread.
 
-Objects come in the view frame (`augment.to_view_frame`: Z up, unit box, the seen side facing -Y). Pictures are lit in one
-of four manners, as users' pictures are: even product light, a studio with key, fill and rim, dramatic light, and flat
-colours without light.
+Objects come in the view frame (`augment.to_view_frame`: Z up, unit box, the seen side facing -Y). Pictures are lit as
+users' pictures are: by even product light, in a studio with key, fill and rim, dramatically, or not at all (flat).
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ FOVS = (20.0, 50.0)  # degrees
 class Light:
     """How a view is lit and printed."""
 
-    look: Look = Look(threads=False)
+    look: Look
     crease: float = 40.0  # degrees: edges flatter than this look round; 0 leaves every face flat
     metals: bool = True  # False: metals look like paint, as in simple viewers
 
 
-def render_view(
-    obj: LibraryObject, camera: Camera, light: Light, *, size: int = 320, supersample: int = 2
-) -> np.ndarray:
+def render_view(obj: LibraryObject, camera: Camera, light: Light, size: int = 320, supersample: int = 2) -> np.ndarray:
     """Straight sRGB picture uint8 [size, size, 4] of an object in the view frame."""
     return draw(view_surface(obj, light), camera, size, replace(light.look, samples=supersample))
 
