@@ -29,5 +29,5 @@ def choose(requested: str, device: torch.device, offered: tuple[str, ...]) -> st
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Makes a CUDA device the current one while a Triton kernel is launched; nothing to do for Triton's CPU interpreter."""
+    """Makes a CUDA device the current one while a kernel is launched; does nothing for Triton's CPU interpreter."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -26,8 +26,9 @@ def grid_sample_3d(
 
     Points are in voxel units, voxel centres at +0.5; `batch` int64 [Q] is the item each point looks into (default 0).
     "trilinear" blends the existing ones of the eight voxels around a point, weights renormalised; "nearest" takes the
-    voxel that holds it. Where there is none the result is 0, or with `fallback_to_nearest` the voxel of the same
-    item with the nearest centre. In the dtype of feats, and differentiable in them. Raises ValueError on other shapes, dtypes or modes.
+    voxel that holds it. Where there is none the result is 0, or with `fallback_to_nearest` the voxel of the same item
+    with the nearest centre. The result has the dtype of feats and is differentiable in them.
+    Raises ValueError on other shapes, dtypes or modes.
     """
     check_query(feats, coords, query, mode)
     item = torch.zeros(query.shape[0], dtype=torch.int64, device=query.device) if batch is None else batch

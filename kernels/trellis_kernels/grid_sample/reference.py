@@ -43,7 +43,7 @@ def nearest_taps(
 
 
 def nearest_rows(query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
-    """query fp32 [Q, 3] -> int64 [Q]: the voxel of the same item with the nearest centre, lowest of equals, -1 if none."""
+    """query fp32 [Q, 3] -> int64 [Q]: the voxel of the item with the nearest centre, lowest of equals, -1 if none."""
     out = torch.full((query.shape[0],), -1, dtype=torch.int64, device=query.device)
     centres = coords[:, 1:].to(query.dtype) + 0.5
     step = max(1, (1 << 24) // max(1, coords.shape[0]))

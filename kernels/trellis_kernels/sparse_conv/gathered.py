@@ -1,4 +1,4 @@
-"""Sparse convolution in plain torch: rows gathered block by block, then one matrix product a block. Any device or dtype."""
+"""Sparse convolution in plain torch, on any device: rows gathered block by block, one matrix product for each."""
 
 from __future__ import annotations
 

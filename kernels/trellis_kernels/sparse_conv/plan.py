@@ -39,14 +39,14 @@ class ConvPlan:
         return table
 
     def offsets(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The kernel offsets each block of rows visits, int32 [T], and where a block's list begins, int32 [blocks + 1]."""
+        """The kernel offsets that blocks of rows visit, int32 [T], and where each list begins, int32 [blocks + 1]."""
         if block not in self.lists:
             self.lists[block] = block_offsets(self.mask, self.order.to(torch.int64), block)
         return self.lists[block]
 
     @cached_property
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Source rows int32 [P], target rows int32 [P] of all pairs by offset, and where each offset begins, int32 [V + 1]."""
+        """Source rows and target rows int32 [P] of all pairs by offset, and where each offset begins, int32 [V + 1]."""
         columns = self.neighbours.T.contiguous()
         exists = columns >= 0
         starts = torch.zeros(columns.shape[0] + 1, dtype=torch.int32, device=columns.device)

@@ -62,7 +62,7 @@ def weight_kernel(
     CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """partial fp32 [SPLITS, V, CI, CO]: sums of feats[source]^T grad[target] over a share of the pairs of one offset."""
+    """partial fp32 [SPLITS, V, CI, CO]: sums of feats[source]^T grad[target] over a share of an offset's pairs."""
     TILES: tl.constexpr = (CO + BN - 1) // BN
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS

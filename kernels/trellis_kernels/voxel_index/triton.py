@@ -56,7 +56,7 @@ def load_key(coords, i, inside):
 
 @triton.jit
 def build_kernel(coords, keys, rows, count, mask, BLOCK: tl.constexpr):
-    """Inserts by compare and swap; the lowest row of equal keys wins, so the table's answers do not depend on timing."""
+    """Inserts by compare and swap; the lowest row of equal keys wins, so that answers do not depend on timing."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key = load_key(coords, i, i < count)
     slot = slot_of(key, mask)
