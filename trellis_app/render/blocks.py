@@ -16,8 +16,8 @@ SIDES = ((0, 1, 1, 2), (0, -1, 2, 1), (1, 1, 2, 0), (1, -1, 0, 2), (2, 1, 0, 1),
 def voxel_blocks_mesh(occupancy: Occupancy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quads of the exposed sides of batch item 0 in the box [-0.5, 0.5]^3, Z up.
 
-    Returns vertices float32 [4 Q, 3], faces int32 [2 Q, 3] wound outwards, colours uint8 sRGB [4 Q, 4]: a gradient along
-    the height, darker in corners between blocks.
+    Returns vertices float32 [4 Q, 3], faces int32 [2 Q, 3] wound outwards, colours uint8 sRGB [4 Q, 4]: a gradient of
+    height, darker in corners between blocks.
     """
     corners, _, colors = exposed_sides(occupancy)
     first = np.arange(len(corners), dtype=np.int32)[:, None] * 4
@@ -56,7 +56,7 @@ def _one_side(
 
 
 def _corner_openness(filled: np.ndarray, front: np.ndarray, tangents: np.ndarray) -> np.ndarray:
-    """Share of light at the four corners of a side [Q, 4]: each of the three cells that touch it in front takes some."""
+    """Share of light at the four corners of a side [Q, 4]: each of the three cells that touch it takes some."""
     shares = []
     for corner in CORNERS:
         first, second = (tangents[k] * (2 * corner[k] - 1) for k in range(2))
@@ -66,7 +66,7 @@ def _corner_openness(filled: np.ndarray, front: np.ndarray, tangents: np.ndarray
 
 
 def bevelled_blocks(occupancy: Occupancy) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks for the renderer: each side a square and four strips whose normals lean outwards, which looks like a bevel.
+    """Blocks for the renderer: each side a square and four strips whose normals lean outwards, like a bevel.
 
     Returns vertices float32 [8 Q, 3], faces int32 [10 Q, 3], corner normals float32 [10 Q, 3, 3], corner colours uint8
     [10 Q, 3, 4].

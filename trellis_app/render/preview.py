@@ -20,7 +20,7 @@ from trellis_app.render.deferred import LINEAR, Look, Maps, Surface, draw, draw_
 from trellis_app.render.shading import corner_normals
 from trellis_app.types import DualGrid, FinishedAsset, Mesh, Occupancy, OVoxel
 
-CLAY = np.array([0.60, 0.535, 0.475, 0.0, 0.55, 1.0], np.float32)  # linear colour, metallic, roughness, alpha
+CLAY = np.array([0.50, 0.435, 0.375, 0.0, 0.55, 1.0], np.float32)  # linear colour, metallic, roughness, alpha
 BLOCK_ROUGHNESS = 0.55
 CREASE = 40.0  # degrees: flatter edges look round
 PRODUCT = Look()
@@ -84,7 +84,7 @@ def render_unlit(
     *,
     samples: int = 2,
 ) -> dict[str, np.ndarray]:
-    """Maps without light, see `deferred.draw_unlit`: base_color, metallic, roughness, alpha, mask, normal, depth, position."""
+    """Maps without light: any of `deferred.UNLIT`, as `deferred.draw_unlit` describes them."""
     return draw_unlit(as_surface(drawable, crease=0.0), camera, size, outputs, Look(samples=samples))
 
 
