@@ -1,0 +1,106 @@
+"""Command line of `python -m trellis_app train <what>`; one function a recipe, started alone or by torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, AutoencoderSettings
+from trellis_app.training.configs import sizes
+from trellis_app.training.distributed import Process, process_group
+from trellis_app.training.optim import OptimSettings
+from trellis_app.training.sources import SampleSource
+from trellis_app.training.trainer import Recipe, Trainer, TrainSettings, require_budget
+
+Subparsers = Any  # argparse keeps the type of its subparsers private
+
+
+def add_train_parser(commands: Subparsers) -> None:
+    """Add `train` with one subcommand a recipe."""
+    parser = commands.add_parser("train", help="train the mini bundle: autoencoders, latents, flows, matting, export")
+    kinds = parser.add_subparsers(dest="what", required=True)
+    _add_autoencoders(kinds)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="mini", help="mini or tiny")
+    parser.add_argument(
+        "--library", type=Path, help="npz collection or folder of GLB files; without it, procedural objects"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/mini"), help="run folder: weights, journals, checkpoints"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes making samples"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: float) -> None:
+    parser.add_argument("--minutes", type=float, help="length of the whole schedule")
+    parser.add_argument("--steps", type=int, help="length of the whole schedule, instead of minutes")
+    parser.add_argument("--call-minutes", type=float, help="checkpoint and leave after so long; run again to continue")
+    parser.add_argument("--no-resume", action="store_true", help="start over")
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--ema", type=float, default=ema)
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--log-every", type=int, default=20)
+    parser.add_argument("--validations", type=int, default=4)
+
+
+def _train_settings(options: argparse.Namespace) -> TrainSettings:
+    optim = OptimSettings(learning_rate=options.learning_rate, ema_decay=options.ema, muon=options.optimizer == "muon")
+    settings = TrainSettings(
+        out=options.out, minutes=options.minutes, steps=options.steps, call_minutes=options.call_minutes,
+        seed=options.seed, log_every=options.log_every, validations=options.validations,
+        resume=not options.no_resume, optim=optim,
+    )  # fmt: skip
+    require_budget(settings)
+    return settings
+
+
+def _source(options: argparse.Namespace, process: Process) -> SampleSource:
+    family = sizes(options.size)
+    return SampleSource(
+        options.library, family.resolution, family.view_size, max(options.workers // process.size, 1), options.seed
+    )
+
+
+def _train(options: argparse.Namespace, make: Callable[[argparse.Namespace, Process], Recipe]) -> int:
+    """Run a recipe to the end of the call; exit code 0."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = _train_settings(options)
+    with process_group(options.device) as process:
+        torch.manual_seed(options.seed + 1000 * process.rank)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        recipe = make(options, process)
+        try:
+            Trainer(recipe, settings, process).run()
+        finally:
+            recipe.close()
+    return 0
+
+
+def _add_autoencoders(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("autoencoders", help="the three autoencoders, together")
+    _common(parser)
+    _schedule(parser, learning_rate=1e-3, ema=0.998)
+    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated: structure, shape, material")
+    parser.add_argument("--voxels-per-step", type=int, default=AutoencoderSettings.voxels_per_step)
+    parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
+    parser.set_defaults(run=lambda options: _train(options, _autoencoders))
+
+
+def _autoencoders(options: argparse.Namespace, process: Process) -> Recipe:
+    only = tuple(part for part in PARTS if part in options.only.split(","))
+    settings = AutoencoderSettings(only=only, voxels_per_step=options.voxels_per_step)
+    return AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)
