@@ -53,5 +53,6 @@ if __name__ == "__main__":
         SETTINGS = parse_settings()
         PIPELINE = ImageTo3D.load(SETTINGS)
     except TrellisError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     build_ui(Work(PIPELINE, prepare, generate), SETTINGS).launch(**launch_options(SETTINGS))

@@ -13,6 +13,7 @@ Every stage is a generator of StageEvents, at least one a sampler step, so closi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from trellis_app.export.finish import finish
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
+from trellis_app.models.material_vae import attributes
 from trellis_app.progress import RunClock
 from trellis_app.residency import resident
 from trellis_app.sampling import sample
