@@ -1,0 +1,295 @@
+"""Full-size checkpoints by count of keys and parameters, and every way a bundle can be wrong."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from trellis_app import weights
+from trellis_app.errors import BundleError
+from trellis_app.manifest import read_manifest
+from trellis_app.models.registry import build_model
+from trellis_app.weights import load_bundle, load_checkpoint, resolve_source
+
+FLOW = {
+    "model_channels": 1536, "cond_channels": 1024, "num_blocks": 30, "num_heads": 12, "mlp_ratio": 5.3334,
+    "pe_mode": "rope", "share_mod": True, "initialization": "scaled", "qk_rms_norm": True, "qk_rms_norm_cross": True,
+    "dtype": "bfloat16",
+}  # fmt: skip
+DECODER = {
+    "model_channels": [1024, 512, 256, 128, 64], "latent_channels": 32, "num_blocks": [4, 16, 8, 4, 0],
+    "block_type": ["SparseConvNeXtBlock3d"] * 5, "up_block_type": ["SparseResBlockC2S3d"] * 4,
+    "block_args": [{}] * 5, "use_fp16": True,
+}  # fmt: skip
+ENCODER = {
+    "model_channels": [64, 128, 256, 512, 1024], "latent_channels": 32, "num_blocks": [0, 4, 8, 16, 4],
+    "block_type": ["SparseConvNeXtBlock3d"] * 5, "down_block_type": ["SparseResBlockS2C3d"] * 4,
+    "block_args": [{"use_checkpoint": True}] * 5, "use_fp16": True,
+}  # fmt: skip
+STRUCTURE = {"latent_channels": 8, "num_res_blocks": 2, "num_res_blocks_middle": 2, "use_fp16": True}
+FULL_SIZE = [
+    ("SparseStructureFlowModel", {**FLOW, "resolution": 16, "in_channels": 8, "out_channels": 8}, 640, 1_292_179_976),
+    ("SLatFlowModel", {**FLOW, "resolution": 32, "in_channels": 32, "out_channels": 32}, 640, 1_292_253_728),
+    ("ElasticSLatFlowModel", {**FLOW, "resolution": 64, "in_channels": 64, "out_channels": 32}, 640, 1_292_302_880),
+    ("FlexiDualGridVaeDecoder", {**DECODER, "resolution": 256}, 292, 474_231_463),
+    ("SparseUnetVaeDecoder", {**DECODER, "out_channels": 6, "pred_subdiv": False}, 284, 474_216_006),
+    ("FlexiDualGridVaeEncoder", ENCODER, 284, 354_385_392),
+    ("SparseUnetVaeEncoder", {**ENCODER, "in_channels": 6}, 284, 354_385_392),
+    ("SparseStructureDecoder", {**STRUCTURE, "out_channels": 1, "channels": [512, 128, 32]}, 74, 73_671_201),
+    ("SparseStructureEncoder", {**STRUCTURE, "in_channels": 1, "channels": [32, 128, 512]}, 74, 59_298_192),
+]
+SHAPES = {
+    "SparseStructureFlowModel": {
+        "t_embedder.mlp.0.weight": (1536, 256), "adaLN_modulation.1.weight": (9216, 1536),
+        "blocks.29.modulation": (9216,), "blocks.0.norm2.weight": (1536,),
+        "blocks.0.self_attn.to_qkv.weight": (4608, 1536),
+        "blocks.7.self_attn.q_rms_norm.gamma": (12, 128), "blocks.7.cross_attn.to_kv.weight": (3072, 1024),
+        "blocks.7.cross_attn.k_rms_norm.gamma": (12, 128), "blocks.0.mlp.mlp.0.weight": (8192, 1536),
+        "out_layer.weight": (8, 1536),
+    },
+    "FlexiDualGridVaeDecoder": {
+        "from_latent.weight": (1024, 32), "output_layer.weight": (7, 64),
+        "blocks.0.4.conv1.weight": (4096, 3, 3, 3, 1024),
+        "blocks.0.4.conv2.weight": (512, 3, 3, 3, 512), "blocks.3.4.to_subdiv.weight": (8, 128),
+        "blocks.1.0.mlp.0.weight": (2048, 512), "blocks.1.16.norm1.weight": (512,),
+    },
+    "SparseUnetVaeEncoder": {
+        "input_layer.weight": (64, 6), "to_latent.weight": (64, 1024), "blocks.0.0.conv1.weight": (16, 3, 3, 3, 64),
+        "blocks.3.16.conv2.weight": (1024, 3, 3, 3, 1024),
+    },
+    "SparseStructureDecoder": {
+        "middle_block.1.conv2.weight": (512, 512, 3, 3, 3), "blocks.2.conv.weight": (1024, 512, 3, 3, 3),
+        "blocks.7.norm2.bias": (32,), "out_layer.0.weight": (32,), "out_layer.2.weight": (1, 32, 3, 3, 3),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "args", "keys", "parameters"), FULL_SIZE)
+def test_full_size(name: str, args: Mapping[str, Any], keys: int, parameters: int) -> None:
+    with torch.device("meta"):
+        model = build_model(name, args)
+    state = model.state_dict()
+    assert len(state) == keys
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
+    for key, shape in SHAPES.get(name, {}).items():
+        assert tuple(state[key].shape) == shape, key
+
+
+@pytest.mark.parametrize(
+    ("name", "half"), [("SparseStructureFlowModel", torch.bfloat16), ("SparseStructureDecoder", torch.float16)]
+)
+def test_precision_on_a_gpu(name: str, half: torch.dtype) -> None:
+    args = next(args for entry, args, _, _ in FULL_SIZE if entry == name)
+    with torch.device("meta"):
+        model = build_model(name, args)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    model.set_precision(model.params.torso_dtype)
+    kept = {key for key, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, half}
+    torso = ("blocks.", "middle_block.")
+    assert all(not key.startswith(torso) or "norm" in key or key.endswith("modulation") for key in kept)
+
+
+def write_checkpoint(stem: Path, model: nn.Module, name: str, args: Mapping[str, Any], dtype: torch.dtype) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_name(stem.name + ".json").write_text(json.dumps({"name": name, "args": dict(args)}))
+    state = {key: tensor.detach().to(dtype).contiguous() for key, tensor in model.state_dict().items()}
+    save_file(state, stem.with_name(stem.name + ".safetensors"))
+
+
+SMALL = {"resolution": 4, "in_channels": 4, "out_channels": 4, "model_channels": 24, "cond_channels": 8, "num_blocks": 1,
+         "num_heads": 2, "mlp_ratio": 2.0, "dtype": "bfloat16"}  # fmt: skip
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    torch.manual_seed(0)
+    write_checkpoint(tmp_path / "flow", build_model("SLatFlowModel", SMALL), "SLatFlowModel", SMALL, torch.float16)
+    return tmp_path / "flow.json", tmp_path / "flow.safetensors"
+
+
+def test_loading_on_a_cpu_is_float32(pair: tuple[Path, Path]) -> None:
+    model = load_checkpoint(*pair)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    torch.manual_seed(0)
+    source = build_model("SLatFlowModel", SMALL).state_dict()
+    assert all(torch.equal(tensor, source[key].half().float()) for key, tensor in model.state_dict().items())
+
+
+def rewrite(path: Path, change: Any) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_every_misfit_is_named(pair: tuple[Path, Path]) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["out_layer.bias"], tensors["blocks.0.modulation"]
+        tensors["blocks.9.modulation"] = torch.zeros(3)
+        tensors["input_layer.bias"] = torch.zeros(23)
+
+    rewrite(pair[1], change)
+    with pytest.raises(BundleError) as caught:
+        load_checkpoint(*pair)
+    message = str(caught.value)
+    assert "missing: blocks.0.modulation, out_layer.bias" in message
+    assert "not expected: blocks.9.modulation" in message
+    assert "input_layer.bias [23] instead of [24]" in message
+
+
+def test_recomputed_buffer_is_tolerated(pair: tuple[Path, Path]) -> None:
+    rewrite(pair[1], lambda tensors: tensors.update(rope_phases=torch.zeros(64, 6)))
+    load_checkpoint(*pair)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200, -10])
+def test_truncated_file(pair: tuple[Path, Path], keep: int) -> None:
+    pair[1].write_bytes(pair[1].read_bytes()[:keep])
+    with pytest.raises(BundleError, match="damaged or incomplete"):
+        load_checkpoint(*pair)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"name": "Nothing", "args": {}}', '{"args": {}}', '{"name": "SLatFlowModel", "args": {"x": 1}}']
+)
+def test_broken_description(pair: tuple[Path, Path], text: str) -> None:
+    pair[0].write_text(text)
+    with pytest.raises(BundleError, match="does not describe a model"):
+        load_checkpoint(*pair)
+
+
+def pipeline_json(models: Mapping[str, str], default: str) -> dict[str, Any]:
+    sampler = {
+        "name": "FlowEulerGuidanceIntervalSampler",
+        "args": {"sigma_min": 1e-5},
+        "params": {"steps": 12, "guidance_strength": 7.5, "guidance_rescale": 0.7, "guidance_interval": [0.6, 1.0],
+                   "rescale_t": 5.0},
+    }  # fmt: skip
+    channels = {"mean": [0.5, -1.0], "std": [2.0, 4.0]}
+    args = {
+        "models": dict(models),
+        "sparse_structure_sampler": sampler, "shape_slat_sampler": sampler, "tex_slat_sampler": sampler,
+        "shape_slat_normalization": channels, "tex_slat_normalization": channels,
+        "image_cond_model": {"name": "DinoV3FeatureExtractor", "args": {"model_name": "facebook/dinov3"}},
+        "rembg_model": {"name": "BiRefNet", "args": {"model_name": "briaai/RMBG-2.0"}},
+        "default_pipeline_type": default,
+    }  # fmt: skip
+    return {"name": "Trellis2ImageTo3DPipeline", "args": args}
+
+
+def model_keys(*sides: int) -> dict[str, str]:
+    keys = ["sparse_structure_flow_model", "sparse_structure_decoder", "shape_slat_decoder", "tex_slat_decoder"]
+    keys += [f"{stage}_slat_flow_model_{side}" for stage in ("shape", "tex") for side in sides]
+    return {key: f"ckpts/{key}" for key in keys}
+
+
+def write_manifest(folder: Path, document: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "pipeline.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def test_manifest_of_the_released_bundle(tmp_path: Path) -> None:
+    manifest = read_manifest(write_manifest(tmp_path, pipeline_json(model_keys(512, 1024), "1024_cascade")))
+    assert list(manifest.presets) == ["512", "1024", "1024_cascade", "1536_cascade"]
+    cells = {name: (p.structure_cells, p.resolution, p.material) for name, p in manifest.presets.items()}
+    assert cells == {
+        "512": (32, 512, 512), "1024": (64, 1024, 1024),
+        "1024_cascade": (32, 1024, 1024), "1536_cascade": (32, 1536, 1024),
+    }  # fmt: skip
+    assert manifest.structure_sampler.guidance_interval == (0.6, 1.0)
+    assert manifest.structure_sampler.sigma_min == 1e-5
+    assert manifest.image_cond_model.args["model_name"] == "facebook/dinov3"
+
+
+def test_manifest_of_a_small_bundle(tmp_path: Path) -> None:
+    document = pipeline_json(model_keys(256), "256")
+    del document["args"]["rembg_model"]
+    manifest = read_manifest(write_manifest(tmp_path, document))
+    assert list(manifest.presets) == ["256"]
+    assert manifest.presets["256"].structure_cells == 16
+    assert manifest.rembg_model is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda args: args.pop("tex_slat_sampler"), "tex_slat_sampler"),
+        (lambda args: args["models"].pop("shape_slat_decoder"), "shape_slat_decoder"),
+        (lambda args: args.update(default_pipeline_type="2048"), "2048"),
+        (lambda args: args["shape_slat_normalization"].update(std=[1.0]), "2 means, 1 standard"),
+        (lambda args: args["shape_slat_sampler"]["params"].update(stepps=4), "stepps"),
+        (lambda args: args["models"].pop("tex_slat_flow_model_256"), "256"),
+    ],
+)
+def test_broken_manifest(tmp_path: Path, change: Any, message: str) -> None:
+    document = pipeline_json(model_keys(256), "256")
+    change(document["args"])
+    with pytest.raises(BundleError, match=message):
+        read_manifest(write_manifest(tmp_path, document))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"args": 3}'])
+def test_manifest_that_is_no_manifest(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BundleError):
+        read_manifest(write_manifest(tmp_path, text))
+
+
+def test_bundle_of_a_folder(tmp_path: Path) -> None:
+    document = pipeline_json({**model_keys(256), "shape_slat_flow_model_256": "ckpts/flow"}, "256")
+    document["args"]["image_cond_model"] = {"name": "MiniImageEncoder", "args": {"model": "ckpts/flow"}}
+    write_manifest(tmp_path / "small", document)
+    flow = build_model("SLatFlowModel", SMALL)
+    write_checkpoint(tmp_path / "small" / "ckpts" / "flow", flow, "SLatFlowModel", SMALL, torch.float16)
+    bundle = load_bundle(tmp_path / "small")
+    assert bundle.name == bundle.description == "small"
+    model = bundle.model("shape_slat_flow_model_256")
+    assert bundle.model("shape_slat_flow_model_256") is model
+    assert bundle.part(bundle.config.image_cond_model) is model
+    assert bundle.weight_bytes("shape_slat_flow_model_256", "cpu") == 4 * sum(p.numel() for p in flow.parameters())
+    with pytest.raises(BundleError, match="no model shape_slat_encoder"):
+        bundle.model("shape_slat_encoder")
+    with pytest.raises(BundleError, match="no file"):
+        bundle.model("tex_slat_decoder")
+
+
+def test_checkpoint_of_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, name: str) -> Path:
+        asked.append((repository, name))
+        return tmp_path / name
+
+    monkeypatch.setattr(weights, "_download", download)
+    weights.Source(tmp_path).checkpoint("microsoft/TRELLIS-image-large/ckpts/ss_dec")
+    other = "microsoft/TRELLIS-image-large"
+    assert asked == [(other, "ckpts/ss_dec.json"), (other, "ckpts/ss_dec.safetensors")]
+
+
+@pytest.mark.parametrize("name", ["nothing-here", "a/b/c", "", "/no/such/folder"])
+def test_unknown_bundle(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError):
+        load_bundle(name or tmp_path / "missing")
+
+
+def test_hub_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BundleError, match="could not be downloaded"):
+        load_bundle("nobody/nothing")
+
+
+def test_auto_without_a_gpu_is_mini() -> None:
+    assert resolve_source("auto", torch.device("cpu")) == "mini"
+    assert resolve_source("some/where", torch.device("cpu")) == "some/where"

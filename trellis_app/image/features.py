@@ -1,0 +1,107 @@
+"""Image encoders: square RGB pictures become conditioning tokens.
+
+The bundle names its encoder: DINOv3 through transformers (the 4B bundle), or the small one it holds itself (mini).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from trellis_app.errors import BundleError, MachineError
+from trellis_app.models.image_encoder import MiniImageEncoder
+from trellis_app.weights import Bundle
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class ImageEncoder(Protocol):
+    """What the pipeline needs of an encoder."""
+
+    def encode(self, pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
+        """Tokens float32 [B, L, C] of square RGB pictures seen at `size` x `size` pixels."""
+        ...
+
+
+class Dinov3Encoder:
+    """A DINOv3 vision transformer of the transformers package; all tokens, normalised without learned parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
+        """Tokens float32 [B, 5 + (size / 16)^2, C]: class, 4 registers, patches row-major."""
+        return self.features(normalised_pixels(pictures, size))
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Tokens of normalised pixels [B, 3, S, S]. The network's own final norm, which has parameters, is not used."""
+        network = self.network
+        weight = network.embeddings.patch_embeddings.weight  # type: ignore[union-attr]
+        pixels = pixels.to(weight.device, weight.dtype)  # type: ignore[arg-type]
+        hidden = network.embeddings(pixels)  # type: ignore[operator]
+        positions = network.rope_embeddings(pixels)  # type: ignore[operator]
+        for layer in _layers(network):
+            hidden = layer(hidden, position_embeddings=positions)
+        return F.layer_norm(hidden.float(), hidden.shape[-1:], eps=1e-5)
+
+
+class FixedSizeEncoder:
+    """An encoder that always looks at its own picture size."""
+
+    def __init__(self, network: MiniImageEncoder) -> None:
+        self.network = network
+
+    def encode(self, pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
+        """Tokens float32 [B, L, C]; `size` is ignored."""
+        return self.network.encode(pictures)
+
+
+def normalised_pixels(pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
+    """Pictures resized with LANCZOS, in ImageNet statistics: float32 [B, 3, size, size]."""
+    arrays = [np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS).convert("RGB")) for picture in pictures]
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def load_image_encoder(bundle: Bundle, device: torch.device) -> ImageEncoder:
+    """The encoder that the bundle's pipeline.json names (`image_cond_model`)."""
+    part = bundle.config.image_cond_model
+    if part.name == "MiniImageEncoder":
+        return FixedSizeEncoder(cast(MiniImageEncoder, bundle.part(part, device)))
+    if part.name == "DinoV3FeatureExtractor":
+        return Dinov3Encoder(_from_transformers(str(part.args["model_name"])).to(device).eval())
+    raise BundleError(
+        f"The bundle {bundle.name} names an unknown image encoder {part.name!r}.",
+        "Use MiniImageEncoder or DinoV3FeatureExtractor in its pipeline.json.",
+    )
+
+
+def _layers(network: nn.Module) -> nn.ModuleList:
+    """The transformer layers: `layer` up to transformers 4, one module deeper since 5."""
+    holder = network if hasattr(network, "layer") else network.model
+    return holder.layer  # type: ignore[return-value,union-attr]
+
+
+def _from_transformers(name: str) -> nn.Module:
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        raise MachineError(
+            f"The image encoder {name} needs the package transformers.", "Run pip install transformers."
+        ) from error
+    try:
+        network: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ImportError, ValueError) as error:
+        raise BundleError(
+            f"The image encoder {name} could not be loaded ({type(error).__name__}).",
+            "Check the network, and accept its licence on the Hugging Face hub with the account you are logged in to.",
+        ) from error
+    return network.requires_grad_(False)

@@ -1,0 +1,222 @@
+"""Model bundles: where their files are, and strict loading of their checkpoints.
+
+A bundle is a folder, a repository on the Hugging Face hub ("owner/name"), or "mini", which is shipped. A checkpoint
+is a pair `<stem>.json` (class and arguments) and `<stem>.safetensors`; a stem that the bundle itself does not hold is
+taken as owner/name/rest-of-the-path on the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from trellis_app.errors import BundleError, MachineError
+from trellis_app.manifest import Manifest, Part, Preset, read_manifest
+from trellis_app.models.registry import build_model
+from trellis_app.settings import PROJECT_ROOT
+
+FULL_BUNDLE = "microsoft/TRELLIS.2-4B"
+MINI_BUNDLE = "mini"
+MANIFEST_FILE = "pipeline.json"
+RECOMPUTED = frozenset({"rope_phases"})  # buffers that some files hold and no model of ours does
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a bundle's files are: a folder, or a hub repository."""
+
+    folder: Path | None
+    repository: str | None = None
+
+    def file(self, name: str) -> Path:
+        """The local path of a file of the bundle, downloaded where needed; raises BundleError where there is none."""
+        if self.folder is None:
+            return _download(str(self.repository), name)
+        path = self.folder / name
+        if not path.is_file():
+            raise BundleError(f"There is no file {path}.", "Download the bundle again or name another folder.")
+        return path
+
+    def checkpoint(self, stem: str) -> tuple[Path, Path]:
+        """JSON and weights of a checkpoint: in the bundle itself, else `owner/name/path` on the hub."""
+        try:
+            return self.file(f"{stem}.json"), self.file(f"{stem}.safetensors")
+        except BundleError:
+            owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
+            if not rest:
+                raise
+            return _download(owner_name, f"{rest}.json"), _download(owner_name, f"{rest}.safetensors")
+
+
+class Bundle:
+    """An opened bundle: its manifest at once, its models when they are first asked for."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name = name
+        self.source = source
+        self.config: Manifest = read_manifest(source.file(MANIFEST_FILE))
+        self._loaded: dict[str, nn.Module] = {}
+
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        return self.config.presets
+
+    @property
+    def default_preset(self) -> str:
+        return self.config.default_preset
+
+    @property
+    def description(self) -> str:
+        """A few words for a header."""
+        return self.config.description or self.name
+
+    def model(self, key: str, device: torch.device | str = "cpu") -> nn.Module:
+        """The model under a key of the manifest, loaded once: in its own precision on a GPU, in float32 on a CPU.
+
+        A model that was loaded before is returned wherever it is now; `residency` moves it.
+        """
+        if key not in self.config.models:
+            raise BundleError(f"The bundle {self.name} has no model {key}.", "Choose another bundle for this task.")
+        return self._load(self.config.models[key], torch.device(device))
+
+    def part(self, part: Part, device: torch.device | str = "cpu") -> nn.Module:
+        """A component whose weights the bundle itself holds (`args.model` is the stem), loaded once."""
+        if "model" not in part.args:
+            raise BundleError(
+                f"{part.name} of the bundle {self.name} names no model.", "Add args.model to its manifest."
+            )
+        return self._load(str(part.args["model"]), torch.device(device))
+
+    def weight_bytes(self, key: str, device: torch.device | str) -> int:
+        """Bytes that a model's weights take on a device, from its JSON alone."""
+        stem = self.config.models[key]
+        module = build_empty(self.source.checkpoint(stem)[0], torch.device(device))
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+    def _load(self, stem: str, device: torch.device) -> nn.Module:
+        if stem not in self._loaded:
+            self._loaded[stem] = load_checkpoint(*self.source.checkpoint(stem), device)
+        return self._loaded[stem]
+
+
+def load_bundle(source: str | Path) -> Bundle:
+    """Open a bundle by folder, hub name or "mini". Raises BundleError where there is none or its manifest is broken."""
+    if str(source) == MINI_BUNDLE:
+        return Bundle(MINI_BUNDLE, Source(PROJECT_ROOT / "assets" / "mini"))
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Bundle(folder.resolve().name, Source(folder))
+    if _HUB_NAME.fullmatch(str(source)):
+        return Bundle(str(source), Source(None, str(source)))
+    raise BundleError(
+        f"There is no model bundle {str(source)!r}.", "Name a folder, a Hugging Face repository (owner/name), or mini."
+    )
+
+
+def resolve_source(name: str, device: torch.device) -> str:
+    """What "auto" means here: the 4B bundle on a GPU that has its files, else mini; other names stay."""
+    if name != "auto":
+        return name
+    return FULL_BUNDLE if device.type == "cuda" and not missing_files(FULL_BUNDLE) else MINI_BUNDLE
+
+
+def missing_files(repository: str) -> list[str]:
+    """Which of a hub bundle's files are not in the local cache. Without its manifest only that one is known."""
+    if _cached(repository, MANIFEST_FILE) is None:
+        return [MANIFEST_FILE]
+    missing = []
+    for stem in read_manifest(Path(str(_cached(repository, MANIFEST_FILE)))).models.values():
+        owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
+        for ending in (".json", ".safetensors"):
+            elsewhere = rest and _cached(owner_name, rest + ending)
+            if _cached(repository, stem + ending) is None and not elsewhere:
+                missing.append(stem + ending)
+    return missing
+
+
+def build_empty(description: Path, device: torch.device) -> nn.Module:
+    """The module that a checkpoint's JSON describes, on the meta device, in the precision it runs in on `device`."""
+    try:
+        document = json.loads(description.read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            module = build_model(document["name"], document["args"])
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{description} does not describe a model ({error}).", "Download the bundle again."
+        ) from error
+    if device.type != "cpu" and hasattr(module, "set_precision"):
+        module.set_precision(module.params.torso_dtype)  # type: ignore[operator,union-attr]
+    return module
+
+
+def load_checkpoint(description: Path, weights: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """A model with its weights on `device`, in evaluation mode and without gradients.
+
+    On a CPU all weights become float32. Raises BundleError for an unknown class, a damaged file, and for keys or shapes
+    that do not fit, naming every one of them.
+    """
+    device = torch.device(device)
+    module = build_empty(description, device)
+    module.load_state_dict(_read(weights, module.state_dict(), device), strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _read(path: Path, expected: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors in the expected dtypes on the device, after comparing all names and shapes."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            stored = {key: tuple(file.get_slice(key).get_shape()) for key in set(file.keys()) - RECOMPUTED}
+            _compare(path, {key: tuple(tensor.shape) for key, tensor in expected.items()}, stored)
+            return {key: file.get_tensor(key).to(tensor.dtype) for key, tensor in expected.items()}
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is damaged or incomplete ({error}).", "Download it again.") from error
+
+
+def _compare(path: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> None:
+    complaints = {
+        "missing": sorted(expected.keys() - stored.keys()),
+        "not expected": sorted(stored.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {list(stored[key])} instead of {list(shape)}"
+            for key, shape in sorted(expected.items())
+            if key in stored and stored[key] != shape
+        ],
+    }
+    text = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in complaints.items() if keys)
+    if text:
+        raise BundleError(f"{path} does not fit the model. {text}.", "Use the weights that belong to its JSON.")
+
+
+def _download(repository: str, name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise MachineError(
+            f"The bundle {repository} needs the package huggingface_hub.", "Run pip install huggingface_hub."
+        ) from error
+    try:
+        return Path(hf_hub_download(repository, name))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise BundleError(
+            f"{name} of {repository} could not be downloaded ({type(error).__name__}).",
+            "Check the network, the name and your access to it, or choose the bundle mini, which needs no download.",
+        ) from error
+
+
+def _cached(repository: str, name: str) -> str | None:
+    """Path of a hub file in the local cache."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    path = try_to_load_from_cache(repository, name)
+    return path if isinstance(path, str) else None
