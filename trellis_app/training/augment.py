@@ -148,11 +148,21 @@ def _swap_materials(obj: LibraryObject, rng: np.random.Generator) -> LibraryObje
             colour = METALS[rng.integers(len(METALS))] * rng.uniform(0.75, 1.0)
             rgba[faces, :, :3] = np.rint(0.25 * rgba[faces, :, :3] + 0.75 * colour)
     elif kind == "glass":
-        areas = face_areas(obj)
-        if areas[faces].sum() <= 0.6 * areas.sum():
-            rgba[faces, :, 3] = int(rng.uniform(50, 170))
-            metal_rough[faces] = [0, int(rng.uniform(5, 60))]
+        faces = _at_most(groups, face_areas(obj), 0.6, rng)
+        rgba[faces, :, 3] = int(rng.uniform(50, 170))
+        metal_rough[faces] = [0, int(rng.uniform(5, 60))]
     return replace(obj, corner_rgba=rgba, metal_rough=metal_rough)
+
+
+def _at_most(groups: np.ndarray, areas: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Faces (bool [F]) of one to three random groups that together have at most `share` of the area; maybe none."""
+    size = np.bincount(groups, weights=areas)
+    left, chosen = share * size.sum(), np.zeros(len(size), bool)
+    for group in rng.permutation(len(size)):
+        if size[group] <= left and chosen.sum() < 3:
+            chosen[group] = True
+            left -= size[group]
+    return np.asarray(chosen[groups])
 
 
 def _together(first: LibraryObject, second: LibraryObject, rng: np.random.Generator) -> LibraryObject:

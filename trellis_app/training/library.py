@@ -231,6 +231,7 @@ def _subdivide(soup: np.ndarray, *, limit: float) -> np.ndarray:
 def _sample_material(material: object, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """glTF metal-roughness material at corner uvs [F, 3, 2] -> rgba uint8 [F, 3, 4], metal and rough uint8 [F, 2]."""
     get = material.__getattribute__
+    uv = uv + 0.02 * (uv.mean(axis=1, keepdims=True) - uv)  # off the border of texels and palette cells
     factor = get("baseColorFactor")
     rgba = np.ones((*uv.shape[:2], 4)) * (np.ones(4) if factor is None else np.asarray(factor, float) / 255)
     if get("baseColorTexture") is not None:

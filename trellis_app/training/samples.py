@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from trellis_app.errors import MeshError, PictureError
 from trellis_app.image.framing import object_box, square_crop
 from trellis_app.ovoxel.attributes import flat_attributes
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
-from trellis_app.render.camera import Camera, view_camera
+from trellis_app.render.camera import Camera
 from trellis_app.training.augment import augment, to_view_frame
 from trellis_app.training.library import Library, LibraryObject, check_visible
 from trellis_app.training.shapes import random_object
@@ -40,8 +40,7 @@ from trellis_app.training.views import random_light, random_view, render_view
 from trellis_app.types import Mesh
 
 LOG = logging.getLogger(__name__)
-FILL = 0.96  # share of the rendered picture that the object's sphere spans
-MAX_RENDER = 3  # a thin object is rendered at up to so many times the side of the framed view
+RENDER_SCALE = 1.07  # rendered side by framed side: the camera leaves a margin of 3 % around the object
 MEMORY_FOLDER_BYTES = 4 << 30  # free memory disk from which samples pass through it
 TRIES = 4  # cameras tried for a view before the object is given up
 
@@ -128,25 +127,20 @@ def make_sample(
 
 
 def framed_view(framed: LibraryObject, rng: np.random.Generator, *, side: int) -> tuple[np.ndarray, Camera]:
-    """A picture uint8 [S, S, 4] from a random camera in random light, cropped to the object; and that camera."""
-    radius = float(np.linalg.norm(framed.vertices[framed.faces.reshape(-1)], axis=1).max())
+    """A picture uint8 [S, S, 4] from a random camera in random light, cropped; the camera is that before the crop.
+
+    Raises MeshError where the object, thin or clear as it is, cannot be seen from any camera tried.
+    """
+    used = framed.vertices[np.unique(framed.faces)]
+    reason = ""
     for _ in range(TRIES):
-        drawn = random_view(rng)
-        camera = view_camera(drawn.pitch, drawn.fov, fill=FILL, radius=radius)
-        picture = render_view(framed, camera, random_light(rng), size=_render_side(framed, camera, side), supersample=2)
+        camera = random_view(rng, used)
+        picture = render_view(framed, camera, random_light(rng), size=round(RENDER_SCALE * side), supersample=2)
         try:
             return square_view(picture, side), camera
         except PictureError as error:
-            reason = str(error)
-    raise MeshError(f"{framed.name} cannot be seen.", reason)
-
-
-def _render_side(framed: LibraryObject, camera: Camera, side: int) -> int:
-    """Pixels to render so that the crop has about `side`: thin objects fill only a part of the picture."""
-    clip = camera.clip(framed.vertices)
-    place = clip[:, :2] / clip[:, 3:]
-    share = np.ptp(place, axis=0).max() / 2
-    return int(np.clip(np.ceil(side / max(share, 1e-3)), side, MAX_RENDER * side))
+            reason = error.what
+    raise MeshError(f"{framed.name} cannot be seen: {reason}", "Leave it out.")
 
 
 def square_view(picture: np.ndarray, side: int) -> np.ndarray:
@@ -238,18 +232,23 @@ class SampleStream(Iterator[Sample]):
         self._next, self._stride, self._window = start, stride, 4 * workers
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         context.set_forkserver_preload([__name__])
+        self._closed = False
         self._folder = _spool_folder()
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
         self._pending: deque[Future[Spooled | Skipped]] = deque()
         self._submit(1)  # alone, so that only one worker fills numba's cache
 
     def __next__(self) -> Sample:
-        while self._pending:
-            result = self._pending.popleft().result()
-            self._submit(self._window)
-            if isinstance(result, Spooled):
-                return fetch(result)
-            LOG.warning("sample %d: left out %s: %s", result.index, result.name, result.reason)
+        try:
+            while self._pending:
+                result = self._pending.popleft().result()
+                self._submit(self._window)
+                if isinstance(result, Spooled):
+                    return fetch(result)
+                LOG.warning("sample %d: left out %s: %s", result.index, result.name, result.reason)
+        except (CancelledError, RuntimeError, OSError):
+            if not self._closed:  # another thread may close the stream while this one waits
+                raise
         raise StopIteration
 
     def _submit(self, window: int) -> None:
@@ -269,6 +268,7 @@ class SampleStream(Iterator[Sample]):
 
     def close(self) -> None:
         """Stop the workers; samples under way are thrown away. A closed stream ends."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._folder.cleanup()
@@ -302,7 +302,7 @@ def write_shard(path: str | Path, samples: Sequence[Sample]) -> None:
         "yaw": np.array([s.yaw for s in samples]),
         "offsets": np.cumsum([0, *(len(s.coords) for s in samples)]),
         "views": np.stack([s.views for s in samples]),
-        "cameras": np.array([[astuple(c) for c in s.cameras] for s in samples]),
+        "cameras": np.array([[[*astuple(c)[:-1], *c.window] for c in s.cameras] for s in samples]),
         **{name: np.concatenate([getattr(s, name) for s in samples]) for name in VOXEL_ARRAYS},
     }
     part = path.with_name(f".{path.name}.part")
@@ -312,6 +312,11 @@ def write_shard(path: str | Path, samples: Sequence[Sample]) -> None:
 
 
 VOXEL_ARRAYS = ("coords", "dual", "crossed", "attributes")
+
+
+def _camera(row: list[float]) -> Camera:
+    yaw, pitch, radius, fov, near, far, *window = row
+    return Camera(yaw, pitch, radius, fov, near, far, window=(window[0], window[1], window[2]))
 
 
 def read_shard(path: str | Path) -> list[Sample]:
@@ -324,7 +329,7 @@ def read_shard(path: str | Path) -> list[Sample]:
             resolution=int(arrays["resolution"][i]),
             yaw=float(arrays["yaw"][i]),
             views=arrays["views"][i],
-            cameras=tuple(Camera(*row) for row in arrays["cameras"][i].tolist()),
+            cameras=tuple(_camera(row) for row in arrays["cameras"][i].tolist()),
             **{name: arrays[name][arrays["offsets"][i] : arrays["offsets"][i + 1]] for name in VOXEL_ARRAYS},
         )
         for i in range(len(arrays["names"]))
