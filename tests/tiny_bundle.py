@@ -1,4 +1,4 @@
-"""A bundle with the real classes, random weights and a 64³ grid: seconds a run, for tests of everything around the models."""
+"""A bundle with the real classes, random weights and a 64³ grid: a second a run, for tests around the models."""
 
 from __future__ import annotations
 

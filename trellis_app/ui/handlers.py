@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,16 +52,18 @@ class Handlers:
 
     def choose_picture(self, path: str | None, keep_alpha: bool, room: float) -> Changes:
         """Check and cut out the chosen picture; a picture that cannot be used gets its sentence."""
-        page = self.page
+        if path is None:
+            return self._chosen(None, cutout_card(None))
         try:
-            if path is None:
-                return {page.picture_state: None, page.cutout: cutout_card(None), page.generate: _enabled(False)}
             options = CutoutOptions(keep_alpha=keep_alpha, foreground_ratio=room if room < 1 else None)
             prepared = self.work.prepare(read_picture(path), options)
         except TrellisError as error:
-            return {page.picture_state: None, page.cutout: refused_card(error), page.generate: _enabled(False)}
-        picture = Picture(Path(path), prepared)
-        return {page.picture_state: picture, page.cutout: cutout_card(prepared), page.generate: _enabled(True)}
+            return self._chosen(None, refused_card(error))
+        return self._chosen(Picture(Path(path), prepared), cutout_card(prepared))
+
+    def _chosen(self, picture: Picture | None, card: dict[str, object]) -> Changes:
+        panel = self.page.picture
+        return {self.page.chosen: picture, panel.cutout: card, panel.run.generate: _enabled(picture is not None)}
 
     def pick_example(self, event: gr.EventData) -> str:
         """The file of the example that was clicked."""
@@ -74,9 +76,9 @@ class Handlers:
 
     def begin(self, randomise: bool, seed: float) -> Changes:
         """Show at once that the run is in line; draw a new seed if asked to."""
-        page = self.page
         chosen = secrets.randbelow(MAX_SEED + 1) if randomise else int(seed or 0)
-        return {page.seed: chosen, page.stages: stages.waiting().props(), page.facts: [], **self._downloads(None)}
+        waiting = stages.waiting().props()
+        return {self.page.picture.run.seed: chosen, self.page.stage.stages: waiting, **self._result(None)}
 
     def generate(
         self, picture: Picture | None, folder: Path, preset: str, seed: float, *values: Any
@@ -88,17 +90,17 @@ class Handlers:
             request = self.request(preset, int(seed), values)
             run = new_run(folder, picture, request)
         except TrellisError as error:
-            yield {self.page.stages: stages.failed(stages.idle(), error).props()}
+            yield {self.page.stage.stages: stages.failed(stages.idle(), error).props()}
             return
         yield from self._follow(run, self.work.generate(picture.prepared, request))
 
-    def finish_again(self, run: Run, *values: Any) -> Iterator[Changes]:
+    def finish_again(self, run: Run | None, *values: Any) -> Iterator[Changes]:
         """Make the files again from the kept asset, without sampling anything."""
         if run is None or run.asset is None:
             return
-        finish = self._finish_options(values)
-        run = replace(run, request=replace(run.request, finish=finish))
-        yield from self._follow(run, self.work.pipeline.finish(run.asset, finish, RunClock({Stage.FINISH: 1.0})))
+        finish = _finish_options(values)
+        again = run.with_finish(finish)
+        yield from self._follow(again, self.work.pipeline.finish(run.asset, finish, RunClock({Stage.FINISH: 1.0})))
 
     def stop(self, run: Run | None) -> Changes:
         """The run was stopped; what it finished stays."""
@@ -107,7 +109,7 @@ class Handlers:
     def unexpected(self, run: Run | None, shown: dict[str, Any]) -> Changes:
         """An error that nobody foresaw ended the run (a stop arrives here too); the server's log has it."""
         if shown["state"] not in ("running", "waiting"):
-            return {self.page.stages: gr.skip()}
+            return {self.page.stage.stages: gr.skip()}
         error = TrellisError("Something went wrong that was not foreseen.", "The server's log says what; try again.")
         return self._halted(run, lambda view: stages.failed(view, error))
 
@@ -121,17 +123,15 @@ class Handlers:
 
     def request(self, preset: str, seed: int, values: tuple[Any, ...]) -> GenerationRequest:
         """Control values in the order of the page -> request. Raises SettingsError."""
-        finish_count = len(self.page.finish) + 1
-        samplers = self.work.pipeline.samplers()
-        left, chosen = list(values[finish_count:]), []
+        cut = len(self.page.asset.finish) + 1
+        finish, samplers, left = _finish_options(values[:cut]), self.work.pipeline.samplers(), list(values[cut:])
+        chosen = []
         for stage in STAGES:
             count = len(ranged_fields(samplers[stage]))
             chosen.append(with_values(samplers[stage], left[:count]))
             left = left[count:]
-        return GenerationRequest(preset, seed, *chosen, finish=self._finish_options(values[:finish_count]))
-
-    def _finish_options(self, values: tuple[Any, ...]) -> FinishOptions:
-        return with_values(FinishOptions(alpha=values[-1]), values[:-1])
+        structure, shape, material = chosen
+        return GenerationRequest(preset, seed, structure, shape, material, finish=finish)
 
     def _follow(self, run: Run, events: Events) -> Iterator[Changes]:
         pipeline, log = self.work.pipeline, RunLog()
@@ -145,33 +145,37 @@ class Handlers:
         except TrellisError as error:
             LOGGER.info("run ended early: %s", error)
             run = replace(run, view=stages.failed(run.view, error))
-        yield {self.page.stages: run.view.props(), **self._downloads(run)}
+        yield {self.page.stage.stages: run.view.props(), **self._result(run)}
 
     def _beat(self, run: Run, event: StageEvent) -> Changes:
-        changes: Changes = {self.page.stages: run.view.props(), self.page.run_state: run}
+        changes: Changes = {self.page.stage.stages: run.view.props(), self.page.run: run}
         if event.result is not None:
-            changes[self.page.shown] = f"{secrets.token_hex(4)}:{event.stage.value}"
-            changes[self.page.facts] = _facts(run)
+            changes[self.page.stage.shown] = f"{secrets.token_hex(4)}:{event.stage.value}"
+            changes[self.page.asset.facts] = _facts(run)
         return changes
 
     def _halted(self, run: Run | None, ending: Callable[[stages.StageView], stages.StageView]) -> Changes:
         view = ending(run.view if run else stages.idle())
-        kept = replace(run, view=view) if run else None
-        return {self.page.stages: view.props(), self.page.run_state: kept, **self._downloads(kept)}
+        return {self.page.stage.stages: view.props(), **self._result(replace(run, view=view) if run else None)}
 
-    def _downloads(self, run: Run | None) -> Changes:
-        files = run.files if run else {}
-        page = self.page
+    def _result(self, run: Run | None) -> Changes:
+        """What the asset panel shows of a run that is over, or of none."""
+        files, asset = (run.files if run else {}), self.page.asset
         return {
-            page.run_state: run,
-            page.refinish: _enabled(run is not None and run.asset is not None),
-            page.glb: gr.DownloadButton(value=files.get("glb"), interactive="glb" in files),
-            page.ply: gr.DownloadButton(value=files.get("ply"), interactive="ply" in files),
+            self.page.run: run,
+            asset.facts: _facts(run) if run else [],
+            asset.refinish: _enabled(run is not None and run.asset is not None),
+            asset.glb: gr.DownloadButton(value=files.get("glb"), interactive="glb" in files),
+            asset.ply: gr.DownloadButton(value=files.get("ply"), interactive="ply" in files),
         }
 
 
 def _enabled(value: bool) -> dict[str, Any]:
     return gr.update(interactive=value)
+
+
+def _finish_options(values: Sequence[Any]) -> FinishOptions:
+    return with_values(FinishOptions(alpha=values[-1]), values[:-1])
 
 
 def _facts(run: Run) -> list[dict[str, str]]:
@@ -182,4 +186,4 @@ def _stage_outputs(name: str, run: Run | None, viewer: gr.Model3D) -> tuple[Any,
     if run is None or name not in {stage.value for stage in run.models}:
         return gr.skip(), gr.skip()
     stage = Stage(name)
-    return gr.Model3D(value=run.models[stage], camera_position=viewer.camera_position), str(run.pictures[stage])
+    return gr.Model3D(value=str(run.models[stage]), camera_position=viewer.camera_position), str(run.pictures[stage])

@@ -12,6 +12,72 @@ from gradio.data_classes import ImageData
 STATIC = Path(__file__).parent / "static"
 
 
+@dataclass(frozen=True)
+class RunControls:
+    """What to generate."""
+
+    preset: gr.Radio
+    seed: gr.Number
+    randomise: gr.Checkbox
+    generate: gr.Button
+    stop: gr.Button
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """Behind "Advanced": framing and sampler settings, stage by stage."""
+
+    keep_alpha: gr.Checkbox
+    room: gr.Slider
+    samplers: tuple[gr.Slider, ...]
+    restore: gr.Button
+
+
+@dataclass(frozen=True)
+class PicturePanel:
+    """Left: the picture and what to make of it."""
+
+    upload: gr.Image
+    cutout: gr.HTML
+    examples: gr.HTML
+    run: RunControls
+    advanced: Advanced
+
+
+@dataclass(frozen=True)
+class StagePanel:
+    """Centre: the viewer and the row of stages."""
+
+    viewer: gr.Model3D
+    stages: gr.HTML
+    shown: gr.Textbox  # hidden; names the stage that the viewer is to show
+
+
+@dataclass(frozen=True)
+class AssetPanel:
+    """Right: the result as a picture, as files and in numbers; how the files are made."""
+
+    rendering: gr.Image
+    glb: gr.DownloadButton
+    ply: gr.DownloadButton
+    facts: gr.HTML
+    finish: tuple[gr.Slider, ...]
+    alpha: gr.Dropdown
+    refinish: gr.Button
+
+
+@dataclass(frozen=True)
+class Page:
+    """The three panels and what each visitor's session remembers."""
+
+    picture: PicturePanel
+    stage: StagePanel
+    asset: AssetPanel
+    chosen: gr.State  # session.Picture or None
+    folder: gr.State  # Path of the visitor's own folder
+    run: gr.State  # session.Run or None
+
+
 def picture_input(**options: Any) -> gr.Image:
     """An image input that hands the upload on unopened: whether it is a picture is for image/reading.py to say.
 
@@ -22,41 +88,10 @@ def picture_input(**options: Any) -> gr.Image:
     return image
 
 
-def _path_of_upload(payload: ImageData | None) -> str | None:
-    return payload.path if payload else None
-
-
-@dataclass(frozen=True)
-class Page:
-    """Every component a handler reads or changes."""
-
-    upload: gr.Image
-    examples: gr.HTML
-    cutout: gr.HTML
-    keep_alpha: gr.Checkbox
-    room: gr.Slider
-    preset: gr.Radio
-    seed: gr.Number
-    randomise: gr.Checkbox
-    generate: gr.Button
-    stop: gr.Button
-    samplers: tuple[gr.Slider, ...]
-    restore: gr.Button
-    stages: gr.HTML
-    viewer: gr.Model3D
-    shown: gr.Textbox
-    rendering: gr.Image
-    finish: tuple[gr.Slider, ...]
-    alpha: gr.Dropdown
-    refinish: gr.Button
-    glb: gr.DownloadButton
-    ply: gr.DownloadButton
-    facts: gr.HTML
-    picture_state: gr.State
-    folder_state: gr.State
-    run_state: gr.State
-
-
 def markup(name: str) -> str:
     """The text of a file in static/."""
     return (STATIC / name).read_text(encoding="utf-8")
+
+
+def _path_of_upload(payload: ImageData | None) -> str | None:
+    return payload.path if payload else None

@@ -46,7 +46,8 @@ def _with_files(run: Run, asset: FinishedAsset, log: RunLog, record: dict[str, o
 def _with_preview(run: Run, event: StageEvent, result: Occupancy | DualGrid | OVoxel | FinishedAsset) -> Run:
     name = event.stage.value
     model = run.files["glb"] if isinstance(result, FinishedAsset) else write_preview(result, run.folder / f"{name}.glb")
-    picture = write_atomically(run.folder / f"{name}.png", [render_preview(result)])
+    picture_name = run.stem if isinstance(result, FinishedAsset) else name
+    picture = write_atomically(run.folder / f"{picture_name}.png", [render_preview(result)])
     facts = dict(run.facts)
     if isinstance(result, Occupancy):
         facts["Blocks"] = f"{len(result.coords):,} of {result.resolution}³"

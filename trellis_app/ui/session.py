@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trellis_app.export.formats import disk_error
-from trellis_app.settings import GenerationRequest
+from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.types import OVoxel, PreparedImage, Stage
 from trellis_app.ui.stages import StageView, idle
 
@@ -27,7 +27,8 @@ class Run:
     """One press of Generate: its folder and what has been made so far."""
 
     folder: Path
-    stem: str
+    name: str  # of the picture
+    stem: str  # of the finished files
     request: GenerationRequest
     models: dict[Stage, Path] = field(default_factory=dict)  # GLB of each finished stage
     pictures: dict[Stage, Path] = field(default_factory=dict)  # its server-rendered PNG
@@ -35,6 +36,11 @@ class Run:
     files: dict[str, Path] = field(default_factory=dict)  # finished downloads by format
     facts: dict[str, str] = field(default_factory=dict)  # what the page lists about the asset
     view: StageView = field(default_factory=idle)
+
+    def with_finish(self, finish: FinishOptions) -> Run:
+        """The run with other finishing; its files get names of their own, so that the earlier ones stay."""
+        stem = f"{self.name}-{finish.faces}-{finish.texture_size}px-{finish.alpha}"
+        return replace(self, stem=stem, request=replace(self.request, finish=finish))
 
 
 def new_session_folder(output_folder: Path) -> Path:
@@ -44,13 +50,13 @@ def new_session_folder(output_folder: Path) -> Path:
 
 def new_run(session_folder: Path, picture: Picture, request: GenerationRequest) -> Run:
     """Make the next numbered run folder and put the cut-out in it. Raises MachineError when the disk refuses."""
-    stem = re.sub(r"[^\w-]+", "-", picture.path.stem).strip("-")[:40] or "picture"
+    name = re.sub(r"[^\w-]+", "-", picture.path.stem).strip("-")[:40] or "picture"
     try:
         session_folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(entry.is_dir() for entry in session_folder.iterdir())
-        folder = session_folder / f"{number:03d}-{stem}-seed{request.seed}"
+        folder = session_folder / f"{number:03d}-{name}-seed{request.seed}"
         folder.mkdir()
         picture.prepared.cutout.save(folder / "cutout.png")
     except OSError as error:
         raise disk_error(error, session_folder) from error
-    return Run(folder=folder, stem=stem, request=request)
+    return Run(folder=folder, name=name, stem=name, request=request)
