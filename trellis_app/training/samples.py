@@ -42,7 +42,7 @@ from trellis_app.types import Mesh
 LOG = logging.getLogger(__name__)
 RENDER_SCALE = 1.07  # rendered side by framed side: the camera leaves a margin of 3 % around the object
 MEMORY_FOLDER_BYTES = 4 << 30  # free memory disk from which samples pass through it
-TRIES = 4  # cameras tried for a view before the object is given up
+TRIES = 8  # cameras tried for a view before the object is given up
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,14 @@ def framed_view(framed: LibraryObject, rng: np.random.Generator, *, side: int) -
 def square_view(picture: np.ndarray, side: int) -> np.ndarray:
     """Crop RGBA uint8 [H, W, 4] as the product frames a cut-out, and resize to [side, side, 4].
 
-    Raises PictureError where no pixel is opaque enough to crop by.
+    Raises PictureError where too few pixels are opaque enough to crop by, or the crop cuts off see-through parts.
     """
     box = object_box(picture[..., 3])
     if box is None or max(box[2] - box[0], box[3] - box[1]) < 8:
         raise PictureError("The object covers too few pixels.", "Choose another camera.")
+    visible = picture[..., 3] > 51
+    if visible[box[1] : box[3] + 1, box[0] : box[2] + 1].sum() < 0.98 * visible.sum():
+        raise PictureError("The object is mostly see-through.", "Choose another light.")
     crop = Image.fromarray(picture).crop(square_crop(box))  # type: ignore[arg-type]
     return np.asarray(crop.resize((side, side), Image.Resampling.LANCZOS))
 
