@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, AutoencoderSettings
 from trellis_app.training.configs import sizes
 from trellis_app.training.distributed import Process, process_group
+from trellis_app.training.flows import FlowRecipe, FlowSettings
+from trellis_app.training.latents import LatentSettings, make_latents
 from trellis_app.training.optim import OptimSettings
 from trellis_app.training.sources import SampleSource
 from trellis_app.training.trainer import Recipe, Trainer, TrainSettings, require_budget
@@ -26,6 +29,8 @@ def add_train_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("train", help="train the mini bundle: autoencoders, latents, flows, matting, export")
     kinds = parser.add_subparsers(dest="what", required=True)
     _add_autoencoders(kinds)
+    _add_latents(kinds)
+    _add_flows(kinds)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +58,9 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--validations", type=int, default=4)
+    parser.add_argument(
+        "--final", type=float, default=OptimSettings.final, help="last learning rate / peak; 1: constant"
+    )
 
 
 def _train_settings(options: argparse.Namespace) -> TrainSettings:
@@ -104,3 +112,54 @@ def _autoencoders(options: argparse.Namespace, process: Process) -> Recipe:
     only = tuple(part for part in PARTS if part in options.only.split(","))
     settings = AutoencoderSettings(only=only, voxels_per_step=options.voxels_per_step)
     return AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)
+
+
+def _add_latents(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("latents", help="encode samples into shards for the flows")
+    _common(parser)
+    defaults = LatentSettings()
+    parser.add_argument("--samples", type=int, default=defaults.samples, help="stop after so many")
+    parser.add_argument("--calibration", type=int, default=defaults.calibration, help="samples for the normalisation")
+    parser.add_argument("--shard", type=int, default=defaults.shard)
+    parser.add_argument("--ahead", type=int, default=defaults.ahead, help="pause while so many shards lie unread")
+    parser.add_argument("--held-out", type=int, default=48, help="held-out samples for the flows' validation")
+    parser.set_defaults(run=_latents)
+
+
+def _latents(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = LatentSettings(
+        samples=options.samples, shard=options.shard, calibration=options.calibration, ahead=options.ahead
+    )
+    with process_group(options.device) as process:
+        source = replace(_source(options, process), held_out_samples=options.held_out)
+        try:
+            make_latents(sizes(options.size), source, process, out=options.out, settings=settings)
+        finally:
+            source.close()
+    return 0
+
+
+def _add_flows(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("flows", help="image encoder and the three flow transformers, jointly")
+    _common(parser)
+    _schedule(parser, learning_rate=1e-3, ema=0.9985)
+    defaults = FlowSettings()
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="pictures a step and process")
+    parser.add_argument("--capacity", type=int, default=defaults.capacity, help="shards kept on the device")
+    parser.add_argument("--warm-shards", type=int, default=defaults.warm_shards)
+    parser.add_argument("--consume", action="store_true", help="delete shards that were read")
+    parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
+    parser.set_defaults(run=lambda options: _train(options, _flows))
+
+
+def _flows(options: argparse.Namespace, process: Process) -> Recipe:
+    settings = FlowSettings(
+        batch=options.batch, capacity=options.capacity, warm_shards=options.warm_shards, consume=options.consume
+    )
+    return FlowRecipe(sizes(options.size), settings, process, out=options.out, warm_start=options.warm_start)
+
+
+def add_evaluate_parser(commands: Subparsers) -> None:
+    """Add `evaluate`."""
+    commands.add_parser("evaluate", help="measure a bundle on a library of objects")
