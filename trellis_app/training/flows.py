@@ -213,7 +213,7 @@ class FlowRecipe:
     def validate(self, module: nn.Module, folder: Path) -> dict[str, float]:
         """Losses on held-out pictures, and how close generated assets come; pictures in `validation.png`.
 
-        """Losses on held-out pictures, and how close generated assets come; pictures in `validation.png`.
+        Each triple of pictures: the input, the true latent decoded, and the generated asset, both from the front.
         """
         shard = DeviceShard(read_latents(self.out / "latents" / HELD_OUT_FILE), self.process.device)
         items = np.arange(len(shard))
