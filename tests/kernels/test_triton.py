@@ -13,13 +13,18 @@ triton = pytest.importorskip("triton")
 from trellis_kernels.dual_grid_faces.triton import quads_kernel  # noqa: E402
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.neighbour_map.triton import map_kernel  # noqa: E402
+from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
 from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces")
+OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces", "rasterise")
+DRAW, RESOLVE = (
+    "*i32 *fp64 *i32 *i32 *i32 *i32 *i32 *i32 *fp32 *i64 i32 i32",
+    "*i32 *fp64 *fp64 *i32 *i64 *i32 *fp32 *fp32 i32 i32 i32",
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ CASES = [
     Case("map", map_kernel, "*i32 *i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
+    Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),
+    Case("resolve", resolve_kernel, RESOLVE, dict(EMPTY=2**63 - 1, BLOCK=128, SUBPIXEL=4096), {}),
     conv_case("fp16", 16, 128, 16, 16, 4, 3),
     conv_case("bf16", 128, 128, 128, 64, 8, 3),
     conv_case("fp32", 64, 64, 64, 32, 4, 2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 SUBPIXEL = 4096
@@ -31,10 +33,20 @@ def clip_triangle(corners: torch.Tensor) -> list[torch.Tensor]:
     return [torch.stack([polygon[0], polygon[k], polygon[k + 1]]) for k in range(1, len(polygon) - 1)]
 
 
-def screen_triangles(clip: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is drawn: corners float64 [T, 3, 7] (x y z w, weights of the face's corners), owner face int64 [T]."""
-    corners = clip.double()[faces.long()]
-    weights = torch.eye(3, dtype=torch.float64, device=clip.device).expand(len(faces), 3, 3)
+@dataclass(frozen=True)
+class ScreenTriangles:
+    """Triangles that are drawn, by picture, then by face."""
+
+    corners: torch.Tensor  # float64 [T, 3, 7] x y z w and the weights of the face's corners
+    face: torch.Tensor  # int64 [T]
+    picture: torch.Tensor  # int64 [T]
+
+
+def screen_triangles(clip: torch.Tensor, faces: torch.Tensor) -> ScreenTriangles:
+    """Triangles of clip float32 [B, V, 4], faces int32 [F, 3]; cut faces (near plane, guard band) come in parts."""
+    batch, count = len(clip), len(faces)
+    corners = clip.double()[:, faces.long()].reshape(batch * count, 3, 4)
+    weights = torch.eye(3, dtype=torch.float64, device=clip.device).expand(batch * count, 3, 3)
     corners = torch.cat([corners, weights], dim=2)
     x, y, z, w = corners[..., :4].unbind(-1)
     near = (z < -w) | (w <= 0)
@@ -42,14 +54,15 @@ def screen_triangles(clip: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Ten
     sides = torch.stack([near, x < -w, x > w, y < -w, y > w])
     usable = corners.isfinite().all(-1).all(-1) & ~sides.all(-1).any(0)
     crossing = usable & (near | guard).any(-1)
-    whole = usable & ~crossing
-    parts, owners = [corners[whole]], [whole.nonzero()[:, 0]]
-    for f in crossing.nonzero()[:, 0].tolist():
-        cut = [part for part in clip_triangle(corners[f].cpu()) if bool((part[:, 3] > 1e-12).all())]
+    rows = torch.nonzero(usable & ~crossing)[:, 0]
+    parts, part_rows = [corners[rows]], [rows]
+    for row in torch.nonzero(crossing)[:, 0].tolist():
+        cut = [part for part in clip_triangle(corners[row].cpu()) if bool((part[:, 3] > 1e-12).all())]
         if cut:
             parts.append(torch.stack(cut).to(clip.device))
-            owners.append(torch.full((len(cut),), f, device=clip.device))
-    return torch.cat(parts), torch.cat(owners)
+            part_rows.append(torch.full((len(cut),), row, device=clip.device))
+    rows, order = torch.sort(torch.cat(part_rows), stable=True)
+    return ScreenTriangles(torch.cat(parts)[order], rows % max(count, 1), rows // max(count, 1))
 
 
 def snap(corners: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -66,39 +79,31 @@ def rasterise_reference(
     behind: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """clip float32 [B, V, 4], faces int32 [F, 3] -> face [B, H, W], barycentric [B, H, W, 3], depth [B, H, W]."""
-    layers = [None if behind is None else (behind[0][b], behind[1][b]) for b in range(len(clip))]
-    pictures = [_picture(clip[b], faces, size, layers[b]) for b in range(len(clip))]
-    face, barycentric, depth = (torch.stack(part) for part in zip(*pictures, strict=True))
-    return face, barycentric, depth
-
-
-def _picture(
-    clip: torch.Tensor, faces: torch.Tensor, size: tuple[int, int], behind: tuple[torch.Tensor, torch.Tensor] | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    corners, owners = screen_triangles(clip, faces)
-    positions = snap(corners, size)
-    y, x = torch.meshgrid(
-        *(torch.arange(n, device=clip.device) * SUBPIXEL + SUBPIXEL // 2 for n in size), indexing="ij"
-    )
-    face = torch.full(size, -1, dtype=torch.int32, device=clip.device)
-    depth = torch.full(size, float("inf"), device=clip.device)
-    barycentric = torch.zeros(*size, 3, device=clip.device)
-    for triangle, position, owner in zip(corners, positions, owners.tolist(), strict=True):
-        covered, screen = _coverage(position, x, y)
-        inverse_w = 1.0 / triangle[:, 3]
-        z = (screen * (triangle[:, 2] * inverse_w)).sum(-1).float()
-        wins = covered & ((z < depth) | ((z == depth) & (owner < face)))
+    triangles = screen_triangles(clip, faces)
+    positions = snap(triangles.corners, size)
+    shape = (len(clip), *size)
+    face = torch.full(shape, -1, dtype=torch.int32, device=clip.device)
+    depth = torch.full(shape, float("inf"), device=clip.device)
+    barycentric = torch.zeros(*shape, 3, device=clip.device)
+    for k, (owner, b) in enumerate(zip(triangles.face.tolist(), triangles.picture.tolist(), strict=True)):
+        covered, screen = _coverage(positions[k], size)
+        corners = triangles.corners[k]
+        inverse_w = 1.0 / corners[:, 3]
+        z = (screen * (corners[:, 2] * inverse_w)).sum(-1).float()
+        wins = covered & ((z < depth[b]) | ((z == depth[b]) & (owner < face[b])))
         if behind is not None:
-            wins &= (z > behind[1]) | ((z == behind[1]) & (owner > behind[0]))
+            wins &= (z > behind[1][b]) | ((z == behind[1][b]) & (owner > behind[0][b]))
         perspective = screen * inverse_w
         perspective = perspective / perspective.sum(-1, keepdim=True)
-        barycentric[wins] = (perspective @ triangle[:, 4:]).float()[wins]
-        depth[wins], face[wins] = z[wins], owner
+        barycentric[b][wins] = (perspective @ corners[:, 4:]).float()[wins]
+        depth[b][wins], face[b][wins] = z[wins], owner
     return face, barycentric, depth
 
 
-def _coverage(position: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _coverage(position: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Covered pixels bool [H, W] and affine screen weights float64 [H, W, 3] of a snapped triangle [3, 2]."""
+    centres = (torch.arange(n, device=position.device) * SUBPIXEL + SUBPIXEL // 2 for n in size)
+    y, x = torch.meshgrid(*centres, indexing="ij")
     (x0, y0), (x1, y1), (x2, y2) = position.tolist()
     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
     sign = 1 if area > 0 else -1
