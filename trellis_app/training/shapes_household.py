@@ -64,7 +64,7 @@ def chair(rng: Rng) -> Parts:
         parts += [frame.on(post), frame.on(slats)]
     elif style == 1:
         panel = extrude(rounded(width, back, 0.25), 0.12, bevel=0.03).turn("x", -np.degrees(np.arctan2(lean, back)))
-        parts.append(soft.on(panel.move(y=height + back / 2 + 0.05, z=-z - lean / 2)))
+        parts.append(soft.on(panel.move(y=height + back / 2, z=-z - lean / 2)))
     else:
         spindle = tube([(0, height, -z), (0, top, -z - lean)], 0.025)
         high = (0, top + 0.12, -z - lean - 0.05)
@@ -201,7 +201,7 @@ def teapot(rng: Rng) -> Parts:
     )
     spout = sweep(spout_path, circle(0.13), scale=np.linspace(1, 0.5, 20))
     handle = [
-        (-wide * 0.75, height * 0.85, 0),
+        (-wide * 0.6, height * 0.83, 0),
         (-wide * 1.5, height * 0.85, 0),
         (-wide * 1.4, height * 0.35, 0),
         (-wide * 0.9, height * 0.3, 0),

@@ -217,7 +217,9 @@ def robot(rng: Rng) -> Parts:
         parts += [trim.on(leg.mirror()), shell.on(foot.mirror())]
     else:
         wheel = lathe([(0.2, -0.06), (0.24, -0.04), (0.24, 0.04), (0.2, 0.06)]).turn("z", 90).move(width * 0.42, 0.24)
-        parts += [dark().on(wheel.mirror()), trim.on(box(width * 0.8, 0.2, 0.14, bevel=0.04).move(y=0.3))]
+        axle = box(width * 0.8, 0.2, 0.14, bevel=0.04).move(y=0.3)
+        waist = lathe([(0.1, 0.3), (0.13, ground + 0.06)], segments=20)
+        parts += [dark().on(wheel.mirror()), trim.on(axle), trim.on(waist)]
     if rng.random() < 0.6:
         mast = tube([(0, top + head, 0), (0, top + head + 0.25, 0)], 0.02)
         parts += [trim.on(mast), gloss(rng, 0.0).on(ball(0.06, segments=12).move(y=top + head + 0.27))]
