@@ -8,7 +8,12 @@ from safetensors.numpy import load_file
 
 from trellis_app.ovoxel import codes
 
-CURVES = {"z_order": (codes.z_order, codes.z_order_coords), "hilbert": (codes.hilbert, codes.hilbert_coords)}
+
+def z_order_coords(values: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = codes.AXES) -> np.ndarray:
+    return codes.z_order_coords(values, axes=axes)
+
+
+CURVES = {"z_order": (codes.z_order, z_order_coords), "hilbert": (codes.hilbert, codes.hilbert_coords)}
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ Both take `bits` bits of each coordinate; the most significant bit triple comes 
 from __future__ import annotations
 
 import numpy as np
+from trellis_kernels.voxel_octree.op import morton, unmorton
 
 AXES = (0, 1, 2)
 
@@ -16,12 +17,12 @@ def z_order(coords: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = 
 
     Raises ValueError for coordinates outside the range or more than 21 bits.
     """
-    return interleave(checked(coords, bits)[:, axes], bits)
+    return morton(checked(coords, bits)[:, axes])
 
 
-def z_order_coords(codes: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = AXES) -> np.ndarray:
+def z_order_coords(codes: np.ndarray, *, axes: tuple[int, int, int] = AXES) -> np.ndarray:
     """Coordinates int32 [N, 3] of Morton codes [N]: the inverse of `z_order`."""
-    return restored(deinterleave(codes, bits), axes)
+    return restored(unmorton(codes), axes)
 
 
 def hilbert(coords: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = AXES) -> np.ndarray:
@@ -42,12 +43,12 @@ def hilbert(coords: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = 
     while q > 1:
         t[(x[:, 2] & q) != 0] ^= q - 1
         q >>= 1
-    return interleave(x ^ t[:, None], bits)
+    return morton(x ^ t[:, None])
 
 
 def hilbert_coords(codes: np.ndarray, bits: int = 10, *, axes: tuple[int, int, int] = AXES) -> np.ndarray:
     """Coordinates int32 [N, 3] of Hilbert codes [N]: the inverse of `hilbert`."""
-    x = deinterleave(codes, bits)
+    x = unmorton(codes).astype(np.int64)
     t = x[:, 2] >> 1
     x[:, 2] ^= x[:, 1]
     x[:, 1] ^= x[:, 0]
@@ -80,22 +81,6 @@ def checked(coords: np.ndarray, bits: int) -> np.ndarray:
     if len(coords) and not 0 <= coords.min() <= coords.max() < 1 << bits:
         raise ValueError(f"coordinates {coords.min()}..{coords.max()} do not fit {bits} bits")
     return coords.astype(np.int64).reshape(-1, 3)
-
-
-def interleave(x: np.ndarray, bits: int) -> np.ndarray:
-    codes = np.zeros(len(x), np.int64)
-    for bit in range(bits):
-        for axis in range(3):
-            codes |= ((x[:, axis] >> bit) & 1) << (3 * bit + 2 - axis)
-    return codes
-
-
-def deinterleave(codes: np.ndarray, bits: int) -> np.ndarray:
-    x = np.zeros((len(codes), 3), np.int64)
-    for bit in range(bits):
-        for axis in range(3):
-            x[:, axis] |= ((codes.astype(np.int64) >> (3 * bit + 2 - axis)) & 1) << bit
-    return x
 
 
 def restored(x: np.ndarray, axes: tuple[int, int, int]) -> np.ndarray:
