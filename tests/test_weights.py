@@ -102,8 +102,10 @@ def write_checkpoint(stem: Path, model: nn.Module, name: str, args: Mapping[str,
     save_file(state, stem.with_name(stem.name + ".safetensors"))
 
 
-SMALL = {"resolution": 4, "in_channels": 4, "out_channels": 4, "model_channels": 24, "cond_channels": 8, "num_blocks": 1,
-         "num_heads": 2, "mlp_ratio": 2.0, "dtype": "bfloat16"}  # fmt: skip
+SMALL = {
+    "resolution": 4, "in_channels": 4, "out_channels": 4, "model_channels": 24, "cond_channels": 8, "num_blocks": 1,
+    "num_heads": 2, "mlp_ratio": 2.0, "dtype": "bfloat16",
+}  # fmt: skip
 
 
 @pytest.fixture

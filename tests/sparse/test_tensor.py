@@ -37,6 +37,12 @@ def test_coarsening_against_a_loop(rows: int) -> None:
     assert torch.equal(mask, expected.view(-1, 8, 3).abs().sum(2) > 0)
 
 
+def test_gradient_of_picking_children() -> None:
+    coarse = SpatialCache(random_voxels(37, side=7)).coarsen()
+    wide = torch.randn(len(coarse.coords), 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: channel_to_space(x, coarse.recorded), (wide,))
+
+
 @pytest.mark.parametrize("rows", [0, 1, 20])
 def test_subdividing_against_a_loop(rows: int) -> None:
     coords = random_voxels(rows, side=5, seed=1)

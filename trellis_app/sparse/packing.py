@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -13,13 +14,13 @@ class _SpreadRows(torch.autograd.Function):
     """values[item]; the gradient is summed per item by one matrix product instead of colliding atomic additions."""
 
     @staticmethod
-    def forward(ctx, values: torch.Tensor, item: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, values: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(item)
         ctx.items = len(values)
         return values.index_select(0, item)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (item,) = ctx.saved_tensors
         member = torch.arange(ctx.items, device=item.device)[:, None] == item
         return member.to(grad.dtype) @ grad, None
