@@ -122,7 +122,7 @@ class Handlers:
         return _stage_outputs(str(event.value), run, viewer)
 
     def request(self, preset: str, seed: int, values: tuple[Any, ...]) -> GenerationRequest:
-        """Control values in the order of the page -> request. Raises SettingsError."""
+        """Control values in the order of the page -> request with nothing left open. Raises SettingsError."""
         cut = len(self.page.asset.finish) + 1
         finish, samplers, left = _finish_options(values[:cut]), self.work.pipeline.samplers(), list(values[cut:])
         chosen = []
@@ -131,7 +131,7 @@ class Handlers:
             chosen.append(with_values(samplers[stage], left[:count]))
             left = left[count:]
         structure, shape, material = chosen
-        return GenerationRequest(preset, seed, structure, shape, material, finish=finish)
+        return self.work.pipeline.resolved(GenerationRequest(preset, seed, structure, shape, material, finish=finish))
 
     def _follow(self, run: Run, events: Events) -> Iterator[Changes]:
         pipeline, log = self.work.pipeline, RunLog()
