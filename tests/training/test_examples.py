@@ -16,7 +16,8 @@ def test_shipped_pictures_are_reproduced() -> None:
         with Image.open(FOLDER / f"{name}.png") as shipped:
             assert shipped.mode == made.mode
             difference = np.abs(np.asarray(shipped, int) - np.asarray(made, int))
-        assert difference.mean() < 0.05  # libm may differ in a last bit between machines
+        # libm may differ in a last bit between machines; after a change of shapes or light: examples.write_examples
+        assert difference.mean() < 0.05, name
 
 
 def test_every_picture_is_small_and_listed() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from trellis_kernels.dual_grid_faces.op import dual_grid_faces
 from trellis_kernels.rasterise.op import rasterise
 
-from trellis_app.errors import MeshError
+from trellis_app.errors import MeshError, PictureError
+from trellis_app.image.framing import frame_cutout
 from trellis_app.training.augment import to_view_frame
 from trellis_app.training.grammar import box
 from trellis_app.training.library import LibraryObject, join, pack
@@ -127,6 +129,18 @@ def test_views_fill_the_frame_like_the_product() -> None:
     assert opaque.any(axis=1).all()  # 51 rows: inclusive box of side 50, no margin
     columns = np.flatnonzero(opaque.any(axis=0))
     assert (columns[0], columns[-1]) == (10, 40)
+    picture[25:60, 33:50, 3] = 230
+    framed = np.asarray(frame_cutout(Image.fromarray(picture)))
+    straight = square_view(picture, 50).astype(np.float32) / 255
+    np.testing.assert_array_equal(framed, (straight[..., :3] * straight[..., 3:] * 255).astype(np.uint8))
+
+
+def test_a_crop_that_loses_glass_is_refused() -> None:
+    picture = np.zeros((60, 60, 4), np.uint8)
+    picture[5:55, 20:40] = (90, 160, 200, 120)
+    picture[40:50, 20:40, 3] = 255
+    with pytest.raises(PictureError, match="see-through"):
+        square_view(picture, 32)
 
 
 def test_nothing_to_show_is_refused() -> None:

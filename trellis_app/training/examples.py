@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -50,6 +51,12 @@ def example_pictures() -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of every example: RGBA where it is cut out, RGB where it has a backdrop."""
     for name, example in EXAMPLES.items():
         yield name, picture(example)
+
+
+def write_examples(folder: Path) -> None:
+    """Write every example as a PNG file, as assets/examples has them."""
+    for name, made in example_pictures():
+        made.save(folder / f"{name}.png", optimize=True)
 
 
 def picture(example: Example) -> Image.Image:

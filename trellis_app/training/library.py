@@ -167,9 +167,11 @@ def read_mesh(path: str | Path, *, name: str | None = None) -> LibraryObject:
     import trimesh  # 0.3 s to import: only folders need it
 
     try:
-        scene = trimesh.load_scene(path)
+        scene = trimesh.load(path, force="scene")
     except (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError) as error:
         raise MeshError(f"{path} cannot be read as a mesh ({error}).", "Give a GLB file.") from error
+    if not isinstance(scene, trimesh.Scene):
+        raise MeshError(f"{path} holds no scene of meshes.", "Give a GLB file.")
     name = name or Path(path).stem
     parts = [_coloured(part, name) for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
     return join(name, parts)
