@@ -28,6 +28,7 @@ def save_network(module: nn.Module, spec: NetworkSpec, stem: Path) -> None:
         )
     partial = stem.with_name(f".{stem.name}.partial")
     save_file(weights, partial)
+    partial.chmod(0o644)
     partial.replace(stem.with_name(f"{stem.name}.safetensors"))
     stem.with_name(f"{stem.name}.json").write_text(
         json.dumps({"name": spec.name, "args": dict(spec.args)}, indent=2) + "\n", encoding="utf-8"

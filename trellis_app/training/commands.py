@@ -15,8 +15,10 @@ import torch
 from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, AutoencoderSettings
 from trellis_app.training.configs import sizes
 from trellis_app.training.distributed import Process, process_group
+from trellis_app.training.export_bundle import export_bundle
 from trellis_app.training.flows import FlowRecipe, FlowSettings
 from trellis_app.training.latents import LatentSettings, make_latents
+from trellis_app.training.matting import MattingRecipe, MattingSettings
 from trellis_app.training.optim import OptimSettings
 from trellis_app.training.sources import SampleSource
 from trellis_app.training.trainer import Recipe, Trainer, TrainSettings, require_budget
@@ -31,6 +33,8 @@ def add_train_parser(commands: Subparsers) -> None:
     _add_autoencoders(kinds)
     _add_latents(kinds)
     _add_flows(kinds)
+    _add_matting(kinds)
+    _add_export(kinds)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +162,34 @@ def _flows(options: argparse.Namespace, process: Process) -> Recipe:
         batch=options.batch, capacity=options.capacity, warm_shards=options.warm_shards, consume=options.consume
     )
     return FlowRecipe(sizes(options.size), settings, process, out=options.out, warm_start=options.warm_start)
+
+
+def _add_matting(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("matting", help="the background remover")
+    _common(parser)
+    _schedule(parser, learning_rate=2e-3, ema=0.998)
+    parser.add_argument("--batch", type=int, default=MattingSettings.batch, help="pictures a step and process")
+    parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
+    parser.set_defaults(run=lambda options: _train(options, _matting))
+
+
+def _matting(options: argparse.Namespace, process: Process) -> Recipe:
+    source = replace(_source(options, process), held_out_samples=48)
+    return MattingRecipe(sizes(options.size), MattingSettings(batch=options.batch), source, options.warm_start)
+
+
+def _add_export(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("export", help="write the trained networks as a bundle")
+    parser.add_argument("--size", default="mini", help="mini or tiny")
+    parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="run folder")
+    parser.add_argument("--bundle", type=Path, default=Path("assets/mini"), help="folder to write")
+    parser.add_argument("--credits", type=Path, default=Path("../shared/data/README.md"), help="README of the library")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    export_bundle(sizes(options.size), options.out, options.bundle, credits_file=options.credits)
+    return 0
 
 
 def add_evaluate_parser(commands: Subparsers) -> None:
