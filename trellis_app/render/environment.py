@@ -14,6 +14,7 @@ import numpy as np
 
 from trellis_app.render.camera import Camera
 
+COSINE_SHARPNESS = 2.133  # of the Gaussian closest to the clamped cosine (Wang et al. 2009)
 Colour = tuple[float, float, float]
 
 
@@ -56,8 +57,6 @@ class Environment:
         ]
         return replace(self, lamps=tuple(turned))
 
-
-COSINE_SHARPNESS = 2.133  # of the Gaussian closest to the clamped cosine (Wang et al. 2009)
 
 # Directions as seen from the camera at -Y: x right, y away, z up.
 STUDIO = Environment(

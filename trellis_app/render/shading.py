@@ -12,6 +12,10 @@ from numba import njit
 
 CLIP, ACES, NEUTRAL = 0, 1, 2  # tone curves
 COSINE_SHARPNESS = np.float32(2.133)
+_LINEAR = (np.arange(4097) / 4096.0) ** 2
+ENCODED = np.rint(
+    255.0 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * np.maximum(_LINEAR, 1e-9) ** (1.0 / 2.4) - 0.055)
+).astype(np.uint8)  # sRGB byte by the square root of linear light
 
 
 @njit(cache=True, nogil=True)
@@ -289,7 +293,6 @@ def encode_picture(picture: np.ndarray, exposure: float, tone: int) -> np.ndarra
                         colour[c] = squeezed + (colour[c] * squeezed / peak - squeezed) * mix
             for c in range(3):
                 v = min(max(colour[c], np.float32(0.0)), np.float32(1.0))
-                v = 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1.0 / 2.4) - 0.055
-                out[y, x, c] = np.uint8(v * 255.0 + 0.5)
+                out[y, x, c] = ENCODED[int(np.sqrt(v) * np.float32(len(ENCODED) - 1) + np.float32(0.5))]
             out[y, x, 3] = np.uint8(min(a, np.float32(1.0)) * 255.0 + 0.5)
     return out

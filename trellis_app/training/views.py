@@ -73,7 +73,7 @@ def random_light(rng: np.random.Generator) -> Light:
     soft = rng.random() < 0.4
     look = Look(
         environment=_environment(rng, str(manner)),
-        exposure=float(np.exp(rng.normal() * 0.12)),
+        exposure=float(np.exp(rng.normal() * 0.1)),
         tone=int(rng.choice((CLIP, ACES, NEUTRAL), p=(0.5, 0.15, 0.35))),
         shadow=float(rng.uniform(0.3, 0.95)) if rng.random() < 0.4 else 0.0,
         occlusion=float(rng.uniform(0.3, 1.0)) if soft else 0.0,
@@ -89,8 +89,8 @@ def random_light(rng: np.random.Generator) -> Light:
 
 def _environment(rng: np.random.Generator, manner: str) -> Environment:
     """Ambient light of `level`, a key light from above the camera's side, then fill and rim lights."""
-    level, key = {"even": (0.75, 0.25), "studio": (0.42, 0.62), "dramatic": (0.16, 1.0), "flat": (0.6, 0.4)}[manner]
-    level, key = level * float(np.exp(rng.normal() * 0.2)), key * float(np.exp(rng.normal() * 0.25))
+    level, key = {"even": (0.68, 0.28), "studio": (0.42, 0.62), "dramatic": (0.16, 1.0), "flat": (0.6, 0.4)}[manner]
+    level, key = level * float(np.exp(rng.normal() * 0.15)), key * float(np.exp(rng.normal() * 0.25))
     contrast = float(rng.uniform(0.0, 0.5))
     sky, ground = _tint(rng, level * (1.0 + contrast), 0.05), _tint(rng, level * (1.0 - contrast), 0.05)
     azimuth, height = rng.normal() * math.radians(55.0), math.radians(rng.uniform(10.0, 75.0))
