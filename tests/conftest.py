@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and the visible list of what was skipped and why (pytest -ra)."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--screenshot", type=Path, metavar="PNG", help="where the browser test saves the finished page")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -18,6 +20,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        if "browser" in item.keywords and shutil.which("chromium") is None:
+            item.add_marker(pytest.mark.skip(reason="needs chromium (apt-get install chromium)"))
 
 
 @pytest.fixture(scope="session")
