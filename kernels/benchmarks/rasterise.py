@@ -8,6 +8,7 @@ Exit status 1 if a check fails. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 
@@ -57,7 +58,8 @@ def main() -> int:
     rows: list[dict[str, object]] = []
     for cells, side in CASES:
         clip, faces = sphere(cells, device)
-        one = milliseconds(lambda c=clip, f=faces, s=side: rasterise(c, f, (s, s)), device, repeats=options.repeats)
+        run = functools.partial(rasterise, clip, faces, (side, side))
+        one = milliseconds(run, device, repeats=options.repeats)
         rows.append({"faces": len(faces), "side": side, "pictures": 1, "ms": one})
     clip, faces = sphere(40, device)
     batch = clip.expand(16, -1, -1)

@@ -258,16 +258,24 @@ def rasterise_parallel(
     clip: np.ndarray, faces: np.ndarray, size: tuple[int, int], behind_face: np.ndarray, behind_depth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `rasterise_serial`, on all of numba's threads."""
+    out = np.empty(size, np.int32), np.empty((*size, 3), np.float32), np.empty(size, np.float32)
+    _rasterise_into(out, clip, faces, (behind_face, behind_depth))
+    return out
+
+
+def _rasterise_into(
+    out: tuple[np.ndarray, np.ndarray, np.ndarray],
+    clip: np.ndarray,
+    faces: np.ndarray,
+    behind: tuple[np.ndarray, np.ndarray],
+) -> None:
+    size = out[0].shape
     xy, zw = np.empty((len(faces), 6), np.int64), np.empty((len(faces), 6))
     state = np.empty(len(faces), np.uint8)
     _setup_parallel(clip, faces, size, xy, zw, state)
-    face = np.empty(size, np.int32)
-    barycentric = np.empty((*size, 3), np.float32)
-    depth = np.empty(size, np.float32)
     bands = min(size[0], 4 * numba.get_num_threads())
     parts = _clipped(clip, faces, state, size)
-    _fill_parallel(bands, (xy, zw, _owners(state)), parts, behind_face, behind_depth, face, barycentric, depth)
-    return face, barycentric, depth
+    _fill_parallel(bands, (xy, zw, _owners(state)), parts, *behind, *out)
 
 
 def rasterise_cpu(
@@ -279,13 +287,13 @@ def rasterise_cpu(
     """clip float32 [B, V, 4], faces int32 [F, 3] -> face [B, H, W], barycentric [B, H, W, 3], depth [B, H, W]."""
     corners = np.ascontiguousarray(clip.detach().numpy())
     index = np.ascontiguousarray(faces.numpy())
-    size = (int(size[0]), int(size[1]))
-    results = []
+    shape = (len(corners), int(size[0]), int(size[1]))
+    face, depth = np.empty(shape, np.int32), np.empty(shape, np.float32)
+    barycentric = np.empty((*shape, 3), np.float32)
+    if behind is None:
+        last = np.zeros((len(corners), 0, 0), np.int32), np.zeros((len(corners), 0, 0), np.float32)
+    else:
+        last = np.ascontiguousarray(behind[0].numpy()), np.ascontiguousarray(behind[1].numpy())
     for b in range(len(corners)):
-        if behind is None:
-            last = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
-        else:
-            last = (np.ascontiguousarray(behind[0][b].numpy()), np.ascontiguousarray(behind[1][b].numpy()))
-        results.append(rasterise_parallel(corners[b], index, size, *last))
-    face, barycentric, depth = (torch.from_numpy(np.stack(part)) for part in zip(*results, strict=True))
-    return face, barycentric, depth
+        _rasterise_into((face[b], barycentric[b], depth[b]), corners[b], index, (last[0][b], last[1][b]))
+    return torch.from_numpy(face), torch.from_numpy(barycentric), torch.from_numpy(depth)
