@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.models.golden import Golden, read_golden
-from trellis_app.sparse.attention import rotary_phases, rotate
+from trellis_app.sparse.attention import rotary_phases
+from trellis_app.sparse.rowwise import PLAIN, compiled_row_ops, norm_rotate, norm_rotate_real, use_row_ops
 from trellis_app.sparse.tensor import SparseTensor
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06}
@@ -80,10 +81,33 @@ def test_zero_condition_needs_one_token(shared: Path) -> None:
 def test_rotary_positions(shared: Path, head_dim: int) -> None:
     golden = read_golden(shared, "rope")
     phases = rotary_phases(golden["out.coords"], head_dim, tuple(golden.settings["rope_freq"]))
-    torch.testing.assert_close(phases.real, golden[f"out.hd{head_dim}_cos"], atol=2e-5, rtol=0)
-    torch.testing.assert_close(phases.imag, golden[f"out.hd{head_dim}_sin"], atol=2e-5, rtol=0)
-    rotated = rotate(golden[f"out.hd{head_dim}_q"], phases)
-    torch.testing.assert_close(rotated, golden[f"out.hd{head_dim}_q_rot"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(phases[..., 0], golden[f"out.hd{head_dim}_cos"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(phases[..., 1], golden[f"out.hd{head_dim}_sin"], atol=2e-5, rtol=0)
+    q = golden[f"out.hd{head_dim}_q"]  # norming and then undoing it leaves the rotation
+    undo = q.norm(dim=-1, keepdim=True) / head_dim**0.5
+    for op in (norm_rotate, norm_rotate_real):
+        turned = op(q[:, None], torch.ones(1, 2, head_dim), phases)[:, 0] * undo
+        torch.testing.assert_close(turned, golden[f"out.hd{head_dim}_q_rot"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["ss_flow", "slat_flow_tex"])
+def test_compiled_row_ops(shared: Path, case: str) -> None:
+    golden = read_golden(shared, case)
+    model = golden.model()
+    use_row_ops(model, compiled_row_ops(backend="aot_eager"))
+    assert model.blocks[0].self_attn.row_ops is model.blocks[1].row_ops is not PLAIN
+    for items in (2, 1):  # also another number of rows
+        if case == "ss_flow":
+            velocity = model(golden["in.x"][:items], golden["in.t"][:items], golden["in.cond"][:items])
+            expected = golden["out.v"][:items]
+        else:
+            rows = golden["in.coords"][:, 0] < items
+            x = SparseTensor(golden["in.feats"][rows], golden["in.coords"][rows])
+            concat = x.replace(golden["in.concat_cond_feats"][rows])
+            velocity = model(x, golden["in.t"][:items], golden["in.cond"][:items], concat).feats
+            expected = golden["out.v_feats"][rows]
+        torch.testing.assert_close(velocity, expected, atol=1e-4, rtol=0)
+        velocity.sum().backward()
 
 
 def test_training_under_autocast(shared: Path) -> None:

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
-from trellis_app.sparse.attention import attend, rotate
+from trellis_app.sparse.attention import attend
 from trellis_app.sparse.layers import LayerNorm32
 from trellis_app.sparse.packing import Packing
+from trellis_app.sparse.rowwise import PLAIN, RowOps
 
 TIME_CHANNELS = 256
+NORM_EPS = 1e-6
 PE_MODES = ("rope", "rope+linear")  # the second also adds a linear map of the phases to the rows (mini bundle)
 
 
@@ -77,55 +79,55 @@ class ConditionMemory:
     packing: Packing  # B items of L tokens
 
 
-class HeadNorm(nn.Module):
-    """Scales each head's vector to root mean square 1, times a learned gain; in float32."""
+class HeadGain(nn.Module):
+    """The learned gain of each head's normed vectors."""
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, params: FlowParams) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(heads, head_dim))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, H, D] -> float32 [N, H, D]."""
-        return F.rms_norm(x.float(), x.shape[-1:], eps=1e-24) * self.gamma
+        self.gamma = nn.Parameter(torch.ones(params.heads, params.head_dim))
 
 
 class SelfAttention(nn.Module):
+    row_ops: RowOps = PLAIN
+
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
         width = params.model_channels
         self.heads = params.heads
         self.to_qkv = nn.Linear(width, 3 * width)
-        self.q_rms_norm = HeadNorm(params.heads, params.head_dim)
-        self.k_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.q_rms_norm = HeadGain(params)
+        self.k_rms_norm = HeadGain(params)
         self.to_out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor, packing: Packing, phases: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.to_qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)
-        q = rotate(self.q_rms_norm(q), phases).to(v.dtype)
-        k = rotate(self.k_rms_norm(k), phases).to(v.dtype)
-        return self.to_out(attend(q, k, v, packing, packing).flatten(1))
+        qkv = self.to_qkv(x).unflatten(1, (3, self.heads, -1))
+        gamma = torch.stack([self.q_rms_norm.gamma, self.k_rms_norm.gamma])
+        q, k = self.row_ops.norm_rotate(qkv[:, :2], gamma, phases).unbind(1)
+        return self.to_out(attend(q, k, qkv[:, 2], packing, packing).flatten(1))
 
 
 class CrossAttention(nn.Module):
+    row_ops: RowOps = PLAIN
+
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
         width = params.model_channels
         self.heads = params.heads
         self.to_q = nn.Linear(width, width)
         self.to_kv = nn.Linear(params.cond_channels, 2 * width)
-        self.q_rms_norm = HeadNorm(params.heads, params.head_dim)
-        self.k_rms_norm = HeadNorm(params.heads, params.head_dim)
+        self.q_rms_norm = HeadGain(params)
+        self.k_rms_norm = HeadGain(params)
         self.to_out = nn.Linear(width, width)
 
     def keys_and_values(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B * L, cond] -> keys and values [B * L, H, D]."""
         k, v = self.to_kv(tokens).unflatten(1, (2, self.heads, -1)).unbind(1)
-        return self.k_rms_norm(k).to(v.dtype), v
+        return self.row_ops.norm_heads(k, self.k_rms_norm.gamma), v
 
     def forward(
         self, x: torch.Tensor, packing: Packing, keys: torch.Tensor, values: torch.Tensor, key_packing: Packing
     ) -> torch.Tensor:
-        q = self.q_rms_norm(self.to_q(x).unflatten(1, (self.heads, -1))).to(values.dtype)
+        q = self.row_ops.norm_heads(self.to_q(x).unflatten(1, (self.heads, -1)), self.q_rms_norm.gamma)
         return self.to_out(attend(q, keys, values, packing, key_packing).flatten(1))
 
 
@@ -139,13 +141,13 @@ class FeedForward(nn.Module):
 
 
 class FlowBlock(nn.Module):
+    row_ops: RowOps = PLAIN
+
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
         width = params.model_channels
         self.modulation = nn.Parameter(torch.empty(6 * width))
-        self.norm1 = LayerNorm32(width, eps=1e-6, elementwise_affine=False)
-        self.norm2 = LayerNorm32(width, eps=1e-6)
-        self.norm3 = LayerNorm32(width, eps=1e-6, elementwise_affine=False)
+        self.norm2 = LayerNorm32(width, eps=NORM_EPS)
         self.self_attn = SelfAttention(params)
         self.cross_attn = CrossAttention(params)
         self.mlp = FeedForward(width, int(width * params.mlp_ratio))
@@ -161,10 +163,12 @@ class FlowBlock(nn.Module):
         keys: torch.Tensor, values: torch.Tensor, key_packing: Packing,
     ) -> torch.Tensor:  # fmt: skip
         """[N, C] -> [N, C]; `shared` [B, 6 C] is the modulation made from the time."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(shared, packing, values.dtype)
-        h = h + gate1 * self.self_attn(self.norm1(h) * scale1 + shift1, packing, phases)
-        h = h + self.cross_attn(self.norm2(h), packing, keys, values, key_packing)
-        return h + gate2 * self.mlp(self.norm3(h) * scale2 + shift2)
+        ops, dtype = self.row_ops, values.dtype
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(shared, packing, dtype)
+        attended = self.self_attn(ops.modulated_norm(h, scale1, shift1, NORM_EPS), packing, phases)
+        h = ops.gated_sum(h, gate1, attended)
+        h = h + self.cross_attn(self.norm2(h, dtype), packing, keys, values, key_packing)
+        return ops.gated_sum(h, gate2, self.mlp(ops.modulated_norm(h, scale2, shift2, NORM_EPS)))
 
 
 class TimeEmbedder(nn.Module):
@@ -242,7 +246,7 @@ class FlowTransformer(nn.Module):
         with full_precision(rows):
             h = self.input_layer(rows.float())
             if self.position_layer is not None:
-                h = h + self.position_layer(torch.view_as_real(phases).flatten(1))
+                h = h + self.position_layer(phases.flatten(1))
             shared = self.adaLN_modulation(self.t_embedder(t))
         if dtype == self.torso_dtype:  # under autocast the residual stream stays float32
             h, shared = h.to(dtype), shared.to(dtype)

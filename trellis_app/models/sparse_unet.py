@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trellis_app.models.layers import convert_torso, full_precision, working_dtype
-from trellis_app.sparse.layers import LayerNorm32, SparseConv3d
+from trellis_app.sparse.layers import LayerNorm32, NormSilu, SparseConv3d
 from trellis_app.sparse.tensor import Children, SparseTensor, channel_to_space, space_to_channel
 
 _CONVNEXT, _UP, _DOWN = "SparseConvNeXtBlock3d", "SparseResBlockC2S3d", "SparseResBlockS2C3d"
@@ -132,15 +132,15 @@ class DownBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm32(channels, eps=1e-6)
-        self.norm2 = LayerNorm32(out_channels, eps=1e-6, elementwise_affine=False)
+        self.norm1 = NormSilu(channels, eps=1e-6)
+        self.norm2 = NormSilu(out_channels, eps=1e-6, elementwise_affine=False)
         self.conv1 = SparseConv3d(channels, out_channels // 8)
         self.conv2 = SparseConv3d(out_channels, out_channels)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         coarse = x.cache.coarsen()
-        h = self.conv1(F.silu(self.norm1(x.feats)), x.cache)
-        h = self.conv2(F.silu(self.norm2(space_to_channel(h, coarse))), coarse)
+        h = self.conv1(self.norm1(x.feats), x.cache)
+        h = self.conv2(self.norm2(space_to_channel(h, coarse)), coarse)
         skip = space_to_channel(x.feats, coarse).unflatten(1, (h.shape[1], -1)).mean(dim=2)
         return SparseTensor(h + skip, coarse.coords, coarse)
 
@@ -150,8 +150,8 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, *, predict: bool) -> None:
         super().__init__()
-        self.norm1 = LayerNorm32(channels, eps=1e-6)
-        self.norm2 = LayerNorm32(out_channels, eps=1e-6, elementwise_affine=False)
+        self.norm1 = NormSilu(channels, eps=1e-6)
+        self.norm2 = NormSilu(out_channels, eps=1e-6, elementwise_affine=False)
         self.conv1 = SparseConv3d(channels, 8 * out_channels)
         self.conv2 = SparseConv3d(out_channels, out_channels)
         self.to_subdiv = nn.Linear(channels, 8) if predict else None
@@ -172,8 +172,8 @@ class UpBlock(nn.Module):
         """Fine features, and the subdivision logits if this block predicts them."""
         logits = x.replace(self.to_subdiv(x.feats)) if self.to_subdiv is not None else None
         children = self.existing(x, logits if guide is None else guide)
-        h = channel_to_space(self.conv1(F.silu(self.norm1(x.feats)), x.cache), children)
-        h = self.conv2(F.silu(self.norm2(h)), children.cache)
+        h = channel_to_space(self.conv1(self.norm1(x.feats), x.cache), children)
+        h = self.conv2(self.norm2(h), children.cache)
         skip = channel_to_space(x.feats, children)
         skip = skip.repeat_interleave(h.shape[1] // skip.shape[1], dim=1)
         return SparseTensor(h + skip, children.cache.coords, children.cache), logits

@@ -31,5 +31,5 @@ class StructureFlow(FlowTransformer):
         phases = rotary_phases(torch.cartesian_prod(axis, axis, axis), self.params.head_dim)
         rows = x.flatten(2).transpose(1, 2).flatten(0, 1)
         packing = Packing((cells,) * items, x.device)
-        out = self.velocity_rows(rows, packing, phases.repeat(items, 1), t, condition)
+        out = self.velocity_rows(rows, packing, phases.repeat(items, 1, 1), t, condition)
         return out.unflatten(0, (items, cells)).transpose(1, 2).unflatten(2, (side, side, side))

@@ -14,7 +14,7 @@ _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 def rotary_phases(
     positions: torch.Tensor, head_dim: int, frequencies: tuple[float, float] = (1.0, 10000.0)
 ) -> torch.Tensor:
-    """Unit complex numbers that rotate channel pairs (RoFormer, one third of the pairs per axis).
+    """Angles that rotate channel pairs (RoFormer, one third of the pairs per axis).
 
     Args:
         positions: [N, 3] integer x, y, z.
@@ -22,21 +22,14 @@ def rotary_phases(
         frequencies: (f0, f1): pair j of n turns by f0 / f1^(j / n) per voxel.
 
     Returns:
-        complex64 [N, head_dim / 2].
+        float32 [N, head_dim / 2, 2], cosine and sine.
     """
     pairs = head_dim // 6
     exponent = torch.arange(pairs, dtype=torch.float32, device=positions.device) / pairs
     speed = frequencies[0] / frequencies[1] ** exponent
     angles = (positions.float()[:, :, None] * speed).flatten(1)
     angles = F.pad(angles, (0, head_dim // 2 - 3 * pairs))
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(values: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
-    """Turn adjacent channel pairs of float32 [N, ..., D] by complex [N, D / 2]."""
-    pairs = torch.view_as_complex(values.unflatten(-1, (-1, 2)))
-    shape = (len(phases), *[1] * (pairs.ndim - 2), phases.shape[1])
-    return torch.view_as_real(pairs * phases.view(shape)).flatten(-2)
+    return torch.stack([angles.cos(), angles.sin()], dim=2)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packing, keys: Packing) -> torch.Tensor:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from trellis_kernels.sparse_conv.op import submanifold_conv3d
 
+from trellis_app.sparse.rowwise import PLAIN, RowOps
 from trellis_app.sparse.tensor import SpatialCache
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer norm over the last axis, computed in float32 and cast back."""
+    """Layer norm over the last axis, computed in float32."""
+
+    row_ops: RowOps = PLAIN
+
+    def forward(self, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Rows [N, C], in `dtype` or as they came."""
+        return self.row_ops.norm(x, self.weight, self.bias, self.eps, dtype or x.dtype)
+
+
+class NormSilu(nn.LayerNorm):
+    """Layer norm in float32, cast back, then SiLU."""
+
+    row_ops: RowOps = PLAIN
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        return self.row_ops.norm_silu(x, self.weight, self.bias, self.eps)
 
 
 class SparseConv3d(nn.Module):
