@@ -20,15 +20,13 @@ WORKSPACE_GB = 8.0  # activations of the largest stage
 
 @contextmanager
 def resident(model: Model, device: torch.device | str, *, stay: bool = False) -> Iterator[Model]:
-    """The model on `device`; afterwards back in main memory, unless it lives on that device or may `stay`."""
+    """The model on `device`; afterwards in main memory, unless it may `stay`."""
     device = torch.device(device)
-    moved = device.type != "cpu" and not _is_on(model, device)
-    if moved:
-        model.to(device)
+    model.to(device)
     try:
         yield model
     finally:
-        if moved and not stay:
+        if not stay:
             model.to("cpu")
 
 
@@ -54,11 +52,3 @@ def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb:
         if sum(weight_bytes[name] for name in chosen) + max(visitors, default=0) <= room:
             stay = chosen
     return frozenset(stay)
-
-
-def _is_on(model: nn.Module, device: torch.device) -> bool:
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        return True
-    same_index = device.index is None or parameter.device.index == device.index
-    return parameter.device.type == device.type and same_index

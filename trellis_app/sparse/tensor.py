@@ -145,7 +145,8 @@ class SparseTensor:
 
     def to(self, device: torch.device | str) -> SparseTensor:
         """On another device, with an empty cache unless it is there already."""
-        if self.feats.device == torch.device(device):
+        device = torch.device(device)
+        if self.feats.device.type == device.type and device.index in (None, self.feats.device.index):
             return self
         return SparseTensor(self.feats.to(device), self.coords.to(device))
 
