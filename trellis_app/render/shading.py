@@ -183,7 +183,8 @@ def shade_points(
 
     light: sky [3], ground [3], lamps [K, 7]; key [P]: share of the first lamp that arrives; open_sky [P]: of the rest.
     Diffuse and GGX-like lobes as spherical Gaussians; the specular integral over the lobe by Karis 2014
-    ("Physically based shading on mobile").
+    ("Physically based shading on mobile"), its lost energy put back by Turquin 2019, its direction bent towards the
+    normal by roughness (Lagarde and de Rousiers 2014).
     """
     sky, ground, lamps = light
     out = np.empty((len(normal), 3), np.float32)
@@ -194,12 +195,16 @@ def shade_points(
         nv = nx * vx + ny * vy + nz * vz
         rx, ry, rz = 2 * nv * nx - vx, 2 * nv * ny - vy, 2 * nv * nz - vz
         nv = min(max(nv, np.float32(0.02)), one)
-        metallic, roughness = surface[p, 3], max(surface[p, 4], np.float32(0.06))
+        metallic, roughness = surface[p, 3], min(max(surface[p, 4], np.float32(0.06)), one)
         width = roughness * roughness
-        lobe = half / (width * width * nv)
+        lobe = max(half / (width * width * nv), COSINE_SHARPNESS)
+        toward = (one - roughness) * (np.sqrt(one - roughness) + roughness)
+        rx, ry, rz = nx + toward * (rx - nx), ny + toward * (ry - ny), nz + toward * (rz - nz)
+        shorten = one / np.sqrt(rx * rx + ry * ry + rz * rz + np.float32(1e-12))
+        rx, ry, rz = rx * shorten, ry * shorten, rz * shorten
         soft = half + half * nz * np.float32(2.0 / 3.0)
-        mirror = half + half * rz * (one - half * roughness)
-        mirror = mirror * mirror * (3 - 2 * mirror)
+        mirror = half + half * rz * (one - roughness * np.float32(1.0 / 3.0))
+        mirror += (one - roughness) * (mirror * mirror * (3 - 2 * mirror) - mirror)
         diffuse0 = diffuse1 = diffuse2 = gloss0 = gloss1 = gloss2 = np.float32(0.0)
         for k in range(len(lamps)):
             x, y, z, sharp = lamps[k, 0], lamps[k, 1], lamps[k, 2], lamps[k, 3]
@@ -225,7 +230,7 @@ def shade_points(
             diffuse = diffuse0 if c == 0 else (diffuse1 if c == 1 else diffuse2)
             gloss = gloss0 if c == 0 else (gloss1 if c == 1 else gloss2)
             f0 = np.float32(0.04) * (one - metallic) + base * metallic
-            specular = max(f0 * scale + offset, np.float32(0.0))
+            specular = max(f0 * scale + offset, np.float32(0.0)) * (one + f0 * (one / (scale + offset) - one))
             out[p, c] = base * (one - metallic) * (around + diffuse) + specular * (reflected + gloss)
     return out
 
