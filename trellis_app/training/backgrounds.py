@@ -40,6 +40,7 @@ def place(rgba: torch.Tensor, size: int) -> torch.Tensor:
     slack = (1 - share).clamp_min(0.02)
     slack = torch.where(torch.rand(count, device=device) < 0.08, slack + 0.3, slack)
     centre = slack[:, None] * uniform(count, -1, 1, columns=2, device=device)
+    centre = centre * torch.rand(count, 1, device=device).sqrt()
     angle = math.radians(12) * torch.randn(count, device=device) * (torch.rand(count, device=device) < 0.4)
     cos, sin = angle.cos() / share, angle.sin() / share
     theta = torch.zeros(count, 2, 3, device=device)

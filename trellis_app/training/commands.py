@@ -58,6 +58,7 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
     parser.add_argument("--call-minutes", type=float, help="checkpoint and leave after so long; run again to continue")
     parser.add_argument("--no-resume", action="store_true", help="start over")
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--warmup", type=float, default=OptimSettings.warmup, help="share of the schedule")
     parser.add_argument("--ema", type=float, default=ema)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--log-every", type=int, default=20)
@@ -68,7 +69,13 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
 
 
 def _train_settings(options: argparse.Namespace) -> TrainSettings:
-    optim = OptimSettings(learning_rate=options.learning_rate, ema_decay=options.ema, muon=options.optimizer == "muon")
+    optim = OptimSettings(
+        learning_rate=options.learning_rate,
+        ema_decay=options.ema,
+        muon=options.optimizer == "muon",
+        warmup=options.warmup,
+        final=options.final,
+    )
     settings = TrainSettings(
         out=options.out, minutes=options.minutes, steps=options.steps, call_minutes=options.call_minutes,
         seed=options.seed, log_every=options.log_every, validations=options.validations,

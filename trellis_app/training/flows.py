@@ -8,6 +8,7 @@ picture ▶ image encoder ─ tokens ─┬▶ structure flow ─ velocity error
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from trellis_app.errors import BundleError
 from trellis_app.models.image_encoder import MiniImageEncoder
 from trellis_app.models.registry import build_model
 from trellis_app.sparse.tensor import SparseTensor
@@ -137,6 +139,16 @@ def noised(x0: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return x, (1 - SIGMA_MIN) * noise - x0
 
 
+def wait_for(path: Path, *, minutes: float = 6.0) -> Path:
+    """The path once it exists: `train latents` may have been started at the same time. Raises BundleError in the end."""
+    deadline = time.monotonic() + 60 * minutes
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise BundleError(f"There is no {path}.", "Start train latents first.")
+        time.sleep(1.0)
+    return path
+
+
 class FlowRecipe:
     """Trains `Flows` (see trainer.Recipe) from `<out>/latents`; decoders come from `<out>/weights`."""
 
@@ -151,7 +163,7 @@ class FlowRecipe:
         if warm_start is not None:
             for role in ROLES:
                 load_if_saved(flows.networks[role], warm_start / role)
-        self.scale = LatentScale.read(out / "weights" / NORMALISATION_FILE, process.device)
+        self.scale = LatentScale.read(wait_for(out / "weights" / NORMALISATION_FILE), process.device)
         self._store: LatentStore | None = None
 
     def batches(self, process: Process, budget: Budget) -> Iterator[FlowBatch]:
@@ -215,7 +227,7 @@ class FlowRecipe:
 
         Each triple of pictures: the input, the true latent decoded, and the generated asset, both from the front.
         """
-        shard = DeviceShard(read_latents(self.out / "latents" / HELD_OUT_FILE), self.process.device)
+        shard = DeviceShard(read_latents(wait_for(self.out / "latents" / HELD_OUT_FILE)), self.process.device)
         items = np.arange(len(shard))
         batch = assemble([shard.take(items, np.zeros_like(items))], self.scale)
         cuda = self.process.device.type == "cuda"

@@ -154,7 +154,9 @@ class Encoders:
 
     def write_normalisation(self, path: Path) -> None:
         """Statistics of all that was encoded so far, as JSON."""
-        path.write_text(json.dumps({part: s.result() for part, s in self.statistics.items()}, indent=1) + "\n", "utf-8")
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps({k: s.result() for k, s in self.statistics.items()}, indent=1) + "\n", "utf-8")
+        partial.replace(path)
         LOG.info("wrote %s", path)
 
 
