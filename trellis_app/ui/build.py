@@ -12,7 +12,7 @@ from trellis_app.settings import MAX_SEED, AppSettings, FinishOptions, SamplerSe
 from trellis_app.types import Stage
 from trellis_app.ui import stages
 from trellis_app.ui.controls import ALPHA_CHOICES, preset_label, sliders
-from trellis_app.ui.cutout_card import cutout_card, example_cards
+from trellis_app.ui.cutout_card import EXAMPLES, cutout_card, example_cards
 from trellis_app.ui.handlers import STAGES, Handlers, Work
 from trellis_app.ui.page import (
     STATIC,
@@ -51,7 +51,7 @@ def launch_options(settings: AppSettings) -> dict[str, Any]:
         "theme": studio_theme(),
         "css_paths": [STATIC / "page.css"],
         "favicon_path": STATIC / "favicon.svg",
-        "allowed_paths": [str(settings.output_folder.resolve())],
+        "allowed_paths": [str(settings.output_folder.resolve()), str(EXAMPLES)],
         "max_file_size": "128mb",
         "ssr_mode": False,
         "run_history": False,
