@@ -145,7 +145,7 @@ def test_large_mesh_is_quick() -> None:
     begin = time.perf_counter()
     render_mesh(mesh)
     assert len(faces) > 300_000
-    assert time.perf_counter() - begin < 1.0  # about 0.2 s on two idle cores
+    assert time.perf_counter() - begin < 2.0  # about 0.3 s on two idle cores
 
 
 def test_hero_camera_keeps_the_object_in_the_picture() -> None:

@@ -23,7 +23,7 @@ from trellis_app.types import DualGrid, FinishedAsset, Mesh, Occupancy, OVoxel
 CLAY = np.array([0.50, 0.435, 0.375, 0.0, 0.55, 1.0], np.float32)  # linear colour, metallic, roughness, alpha
 BLOCK_ROUGHNESS = 0.55
 CREASE = 40.0  # degrees: flatter edges look round
-PRODUCT = Look()
+PRODUCT = Look(samples=3)
 FRONT = view_camera(math.radians(18.0), 30.0)
 HERO = Camera(math.pi - math.radians(28.0), FRONT.pitch, FRONT.radius, FRONT.fov, FRONT.near, FRONT.far)
 Drawable = Occupancy | DualGrid | Mesh | OVoxel | FinishedAsset | Surface
