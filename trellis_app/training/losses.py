@@ -41,9 +41,15 @@ def structure_loss(logits: torch.Tensor, occupied: torch.Tensor) -> torch.Tensor
 
 
 def attribute_loss(predicted: torch.Tensor, target: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted L1 plus squared error over attribute rows [M, 6] in [-1, 1]; weights [6] sum to 1."""
+    """Weighted L1 plus squared error over attribute rows [M, 6] in [-1, 1], and the same of the colour differences.
+
+    Without the second term (R - G, G - B, B - R) the network spends long on brightness alone: red, green and blue of
+    most materials rise and fall together. weights [6] sum to 1.
+    """
     error = predicted.float() - target.float()
-    return ((error.abs() + error.square()).mean(0) * weights).sum()
+    chroma = error[:, 0:3] - error[:, 0:3].roll(1, dims=1)
+    values = ((error.abs() + error.square()).mean(0) * weights).sum()
+    return values + 0.5 * (chroma.abs() + chroma.square()).mean()
 
 
 def quad_rows(neighbours: torch.Tensor, crossed: torch.Tensor) -> torch.Tensor:
