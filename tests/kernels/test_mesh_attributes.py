@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from trellis_kernels.mesh_attributes import reference
-from trellis_kernels.mesh_attributes.op import flat_attributes
+from trellis_kernels.mesh_attributes.op import flat_attributes, textured_attributes
+from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh, mip_levels
+from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 
 def example(rng: np.random.Generator, faces: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -44,3 +46,49 @@ def test_empty_and_mistakes() -> None:
         flat_attributes(vertices, faces, rgba[:3], metal_rough, nothing, 16)
     with pytest.raises(ValueError, match="do not fit"):
         flat_attributes(vertices, faces, rgba, metal_rough, np.full((1, 3), 16), 16)
+
+
+def textured(rng: np.random.Generator, faces: int) -> TexturedMesh:
+    vertices, index, rgba, _ = example(rng, faces)
+    pictures = [rng.integers(0, 256, size).astype(np.uint8) for size in ((7, 5, 4), (16, 16, 4), (1, 9, 4))]
+    soft, mirrored, hard = Texture(pictures[0]), Texture(pictures[1], "mirror"), Texture(pictures[2], "clamp", False)
+    materials = (
+        Material(soft, mirrored, mirrored, soft, (0.5, 1.0, 0.25, 0.8, 1.0, 1.0)),
+        Material(mirrored, None, hard, mirrored, alpha_cutoff=0.4),
+        Material(factors=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+    )
+    uv, choice = rng.uniform(-1.5, 2, (faces, 3, 2)).astype(np.float32), rng.integers(0, 3, faces).astype(np.int32)
+    uv[0] = 0.3
+    return TexturedMesh(vertices, index, uv, choice, materials, (rgba / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize("cells", [(9, 9, 9), (12, 7, 67)])
+def test_textured_matches_reference(cells: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(sum(cells))
+    mesh, box = textured(rng, 14), GridBox((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5), cells)
+    coords = rng.permutation(np.unique(rng.integers(0, cells, (500, 3)), axis=0)).astype(np.int32)
+    fast = textured_attributes(mesh, coords, box)
+    slow = textured_attributes(mesh, coords, box, implementation="reference")
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
+    assert np.array_equal(fast, textured_attributes(mesh, coords, box, workers=3))
+    assert textured_attributes(mesh, coords[:0], box).shape == (0, 6)
+
+
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    mesh, box = textured(rng, 30), GridBox.cube(40)
+    coords = np.unique(rng.integers(0, 40, (9000, 3)), axis=0).astype(np.int32)
+    whole = [textured_attributes(mesh, coords, box, original=original) for original in (False, True)]
+    monkeypatch.setattr("trellis_kernels.mesh_to_dual_grid.cpu.SLAB_BYTES", 40 * 8 * 3)
+    assert np.array_equal(textured_attributes(mesh, coords, box), whole[0])
+    assert np.array_equal(textured_attributes(mesh, coords, box, original=True), whole[1])
+
+
+def test_mip_levels_keep_the_mean_of_any_size() -> None:
+    image = np.full((13, 6, 4), 77, np.uint8)
+    chain = mip_levels(image, rounded=True)
+    assert [level.shape[:2] for level in chain] == [(13, 6), (6, 3), (3, 1), (1, 1)]
+    assert all((level == 77).all() for level in chain)
+    half = np.array([[[0] * 4, [1] * 4], [[0] * 4, [1] * 4]], np.uint8)
+    assert mip_levels(half, rounded=True)[1].max() == 1
+    assert mip_levels(half, rounded=False)[1].max() == 0

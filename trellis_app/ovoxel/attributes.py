@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from trellis_kernels.mesh_attributes import op
+from trellis_kernels.mesh_attributes.surface import TexturedMesh
+from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 from trellis_app.types import DualGrid
 
@@ -21,3 +23,16 @@ def flat_attributes(
     metal_rough: uint8 [F, 2]. Channels: base colour, metallic, roughness, alpha.
     """
     return op.flat_attributes(vertices, faces, corner_rgba, metal_rough, grid.coords.numpy(), grid.resolution)
+
+
+def textured_mesh_to_attributes(
+    mesh: TexturedMesh, grid: DualGrid, *, original: bool = False, mip_offset: float = 0.0, workers: int = 1
+) -> np.ndarray:
+    """Attributes uint8 [M, 6] of the grid's voxels from textures, rows in the grid's order.
+
+    mesh: in the grid's frame, see `scene.textured_mesh`. original: sampling rules and rounding of the tool that made
+    the released models' training data. Channels: base colour (sRGB), metallic, roughness, alpha.
+    """
+    box, coords = GridBox.cube(grid.resolution), grid.coords.numpy()
+    values = op.textured_attributes(mesh, coords, box, original=original, mip_offset=mip_offset, workers=workers)
+    return (values * 255 + (0.0 if original else 0.5)).clip(0, 255).astype(np.uint8)

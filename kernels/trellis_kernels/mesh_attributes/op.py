@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from trellis_kernels.mesh_attributes import reference
+from trellis_kernels.mesh_attributes.surface import WRAPS, Material, TexturedMesh, mip_levels
+from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 
 def flat_attributes(
@@ -12,6 +18,8 @@ def flat_attributes(
     metal_rough: np.ndarray,
     coords: np.ndarray,
     resolution: int,
+    *,
+    implementation: str = "auto",
 ) -> np.ndarray:
     """Attributes uint8 [M, 6] (base colour, metallic, roughness, alpha; x 255) of the voxels a coloured mesh passes.
 
@@ -19,23 +27,89 @@ def flat_attributes(
     at each face corner; metal_rough: uint8 [F, 2]; coords: int [M, 3] unique, in any order, which the rows keep.
     Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
     """
-    from trellis_kernels.mesh_attributes import cpu
-
     count = len(faces)
     if corner_rgba.shape != (count, 3, 4) or metal_rough.shape != (count, 2):
         raise ValueError(f"{count} faces, but colours {corner_rgba.shape} and materials {metal_rough.shape}")
-    if len(coords) and not 0 <= coords.min() <= coords.max() < resolution:
-        raise ValueError(f"coordinates {coords.min()}..{coords.max()} do not fit a grid of {resolution}")
-    points = (np.asarray(vertices, np.float64) + 0.5) * resolution
+    points = ((np.asarray(vertices, np.float64) + 0.5) * resolution).astype(np.float32)
     cells = np.full(3, resolution, np.int64)
     triangles, colours = np.ascontiguousarray(faces, np.int32), np.ascontiguousarray(corner_rgba, np.uint8)
     materials = np.ascontiguousarray(metal_rough, np.uint8)
-    key = (coords[:, 0].astype(np.int64) * resolution + coords[:, 1]) * resolution + coords[:, 2]
+    if implementation == "reference":
+        run = reference.flat_attributes
+    else:
+        from trellis_kernels.mesh_attributes import cpu
+
+        run = cpu.flat_attributes
+    return in_order(coords, cells, lambda voxels: run(points, triangles, colours, materials, voxels, cells))
+
+
+def textured_attributes(
+    mesh: TexturedMesh,
+    coords: np.ndarray,
+    box: GridBox,
+    *,
+    original: bool = False,
+    mip_offset: float = 0.0,
+    workers: int = 1,
+    implementation: str = "auto",
+) -> np.ndarray:
+    """Attributes float32 [M, 6] in [0, 1] (base colour, metallic, roughness, alpha) of the voxels a mesh passes.
+
+    coords: int [M, 3] unique, in any order, which the rows keep; textures of any size. A voxel takes the mean over the
+    triangles that meet it of the material at the closest point, weighted by 1 - distance in voxels. original: instead
+    the rules of the tool that made the released models' training data, which takes triangles crossing the voxel's
+    edges, extrapolates over their borders and weighs all about the same. mip_offset: added to the texture level.
+    Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
+    """
+    shifted = np.ascontiguousarray(mesh.vertices, np.float32) - np.array(box.low, np.float32)
+    geometry = (shifted, np.ascontiguousarray(mesh.faces, np.int32))
+    cells = np.array(box.cells, np.int64)
+    if implementation == "reference":
+        return in_order(coords, cells, lambda voxels: reference.textured_attributes(mesh, shifted, voxels, box))
+    from trellis_kernels.mesh_attributes import cpu_textured
+
+    colours = np.empty((0, 3, 4)) if mesh.colors is None else mesh.colors
+    uv, tint = np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(colours, np.float32)
+    surface = (uv, tint, np.ascontiguousarray(mesh.material, np.int32))
+    textures, materials = packed(mesh.materials, rounded=not original)
+    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
+    run = cpu_textured.textured_attributes
+    fixed = (geometry, surface, textures, materials)
+    return in_order(coords, cells, lambda voxels: run(*fixed, voxels, box.step, cells, **options))
+
+
+def in_order(coords: np.ndarray, cells: np.ndarray, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Rows of `run`, which wants voxels int32 [M, 3] in lexicographic order, for voxels in any order."""
+    if len(coords) and not ((coords >= 0).all() and (coords < cells).all()):
+        raise ValueError(f"coordinates {coords.min(0)}..{coords.max(0)} do not fit a grid of {cells}")
+    key = (coords[:, 0].astype(np.int64) * cells[1] + coords[:, 1]) * cells[2] + coords[:, 2]
     if (key[1:] > key[:-1]).all():
-        voxels = np.ascontiguousarray(coords, np.int32)
-        return cpu.flat_attributes(points.astype(np.float32), triangles, colours, materials, voxels, cells)
-    order = np.argsort(key)
-    voxels = np.ascontiguousarray(coords[order], np.int32)
-    values = np.empty((len(coords), 6), np.uint8)
-    values[order] = cpu.flat_attributes(points.astype(np.float32), triangles, colours, materials, voxels, cells)
+        return run(np.ascontiguousarray(coords, np.int32))
+    order = np.argsort(key, kind="stable")
+    found = run(np.ascontiguousarray(coords[order], np.int32))
+    values = np.empty_like(found)
+    values[order] = found
     return values
+
+
+def packed(materials: tuple[Material, ...], *, rounded: bool) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Textures with their mip levels and materials as the arrays of cpu_textured."""
+    slots = [(m.base_color, m.metallic, m.roughness, m.alpha) for m in materials]
+    unique = {id(texture): texture for row in slots for texture in row if texture is not None}
+    number = {key: k for k, key in enumerate(unique)}
+    chains = [mip_levels(t.pixels, rounded=rounded) if t.linear else [t.pixels] for t in unique.values()]
+    longest = max([len(chain) for chain in chains], default=1)
+    starts, sizes = np.zeros((len(chains), longest), np.int64), np.ones((len(chains), longest, 2), np.int32)
+    total, texels = 0, [np.zeros((1, 4), np.uint8)]
+    for t, chain in enumerate(chains):
+        for level, image in enumerate(chain):
+            starts[t, level], sizes[t, level] = total + 1, image.shape[:2]
+            total += image.shape[0] * image.shape[1]
+            texels.append(image.reshape(-1, 4))
+    wrap = np.array([WRAPS.index(t.wrap) for t in unique.values()], np.int32)
+    linear, count = np.array([t.linear for t in unique.values()], np.bool_), [len(chain) for chain in chains]
+    textures = (np.concatenate(texels), starts, sizes, np.array(count, np.int32), wrap, linear)
+    index = np.array([[-1 if t is None else number[id(t)] for t in row] for row in slots], np.int32).reshape(-1, 4)
+    factors = np.array([m.factors for m in materials], np.float64).reshape(-1, 6)
+    cutoff = np.array([-1.0 if m.alpha_cutoff is None else m.alpha_cutoff for m in materials], np.float64)
+    return textures, (index, factors, cutoff)
