@@ -26,8 +26,9 @@ from trellis_app.ui.page import (
     picture_input,
 )
 from trellis_app.ui.session import new_session_folder
+from trellis_app.ui.stages import plain
 from trellis_app.ui.theme import studio_theme
-from trellis_app.weights import Bundle
+from trellis_app.weights import FULL_BUNDLE, Bundle
 
 FRONT_CAMERA = (75, 72, None)  # degrees: a little to the right of and above the side seen in the picture
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -62,7 +63,7 @@ def launch_options(settings: AppSettings) -> dict[str, Any]:
 
 def arrange(pipeline: ImageTo3D, settings: AppSettings) -> Page:
     """Make every part, in its place."""
-    _html("header", {"model": pipeline.bundle.description})
+    _html("header", _model_line(pipeline.bundle))
     with gr.Row(elem_id="studio"):
         with gr.Column(elem_id="picture-panel"):
             picture = _picture_panel(pipeline)
@@ -117,6 +118,13 @@ def _html(name: str, value: object, *, script: bool = False) -> gr.HTML:
         apply_default_css=False,
         elem_id=name,
     )
+
+
+def _model_line(bundle: Bundle) -> dict[str, str]:
+    """What runs, and how to get the full model where another one runs."""
+    full = "" if bundle.name == FULL_BUNDLE else FULL_BUNDLE
+    description = "" if bundle.description == bundle.name else bundle.description.rstrip(".")
+    return {"name": plain(bundle.name), "description": plain(description), "full": full}
 
 
 def _picture_panel(pipeline: ImageTo3D) -> PicturePanel:
