@@ -87,6 +87,10 @@ def convolve(
         from trellis_kernels.sparse_conv import triton
 
         return triton.forward(feats, matrices, bias, plan)
+    if implementation == CPU and feats.dtype == torch.float32:
+        from trellis_kernels.sparse_conv import cpu
+
+        return cpu.forward(feats, matrices, bias, plan)
     return gathered.forward(feats, matrices, bias, plan.neighbours)
 
 

@@ -30,6 +30,13 @@ class ConvPlan:
         return torch.sort(gray_to_binary(self.mask), stable=True).indices.to(torch.int32)
 
     @cached_property
+    def local_order(self) -> torch.Tensor:
+        """int32 [N]: on the CPU, rows sorted in the same way but only within short runs, near each other in memory."""
+        from trellis_kernels.sparse_conv import cpu
+
+        return torch.from_numpy(cpu.local_order(self.neighbours.contiguous().numpy()))
+
+    @cached_property
     def table(self) -> torch.Tensor:
         """int32 [V, N padded to ROW_PAD]: the map in plan order, offsets outermost; -1 = none."""
         count, volume = self.neighbours.shape
