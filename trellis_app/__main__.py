@@ -100,10 +100,11 @@ def _add_training(commands: argparse._SubParsersAction, arguments: list[str]) ->
     """The training commands import torch and more, so they are only built when asked for (or for --help)."""
     if arguments and arguments[0] not in ("train", "evaluate", "-h", "--help"):
         return
-    from trellis_app.training.commands import add_evaluate_parser, add_train_parser
+    from trellis_app.training import commands as training
 
-    add_train_parser(commands)
-    add_evaluate_parser(commands)
+    training.add_train_parser(commands)
+    if hasattr(training, "add_evaluate_parser"):
+        training.add_evaluate_parser(commands)
 
 
 if __name__ == "__main__":

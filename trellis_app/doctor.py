@@ -139,12 +139,12 @@ def render_text(report: Report) -> str:
     marks = {OK: "ok     ", NOTE: "note   ", PROBLEM: "PROBLEM"}
     width = max(len(finding.subject) for finding in report.findings)
     lines = [f"{marks[f.status]}  {f.subject:<{width}}  {f.detail}" for f in report.findings]
-    lines.append("This machine can run the app." if report.usable else "This machine cannot run the app yet; see PROBLEM.")
+    lines.append(
+        "This machine can run the app." if report.usable else "This machine cannot run the app yet; see PROBLEM."
+    )
     return "\n".join(lines)
 
 
 def render_json(report: Report) -> str:
     """The report as one JSON object."""
     return json.dumps({"usable": report.usable, "findings": [asdict(finding) for finding in report.findings]})
-
-

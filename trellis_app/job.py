@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trellis_app.errors import EmptyAssetError
@@ -23,7 +23,7 @@ class JobOptions:
     picture: Path
     folder: Path
     formats: tuple[str, ...] = ("glb", "ply")
-    cutout: CutoutOptions = CutoutOptions()
+    cutout: CutoutOptions = field(default_factory=CutoutOptions)
 
 
 def run_job(
@@ -31,7 +31,8 @@ def run_job(
 ) -> list[Path]:
     """Generate and write `<stem>.<format>` and `<stem>.json`; returns the paths written.
 
-    Cheap checks come first: formats, picture, then the bundle. Raises the errors of errors.py; nothing half-written stays.
+    Cheap checks come first: formats, picture, then the bundle. Raises the errors of errors.py and leaves nothing
+    half-written.
     """
     check_formats(options.formats)
     picture = read_picture(options.picture)

@@ -14,28 +14,35 @@ Every stage is a generator of StageEvents, at least one a sampler step, so closi
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
-from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
+from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
 from trellis_app.export.finish import finish
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
-from trellis_app.models.material_vae import attributes
+from trellis_app.manifest import LATENT_FACTOR, Preset
+from trellis_app.models.flow_transformer import ConditionMemory
+from trellis_app.models.latent_flow import LatentFlow
+from trellis_app.models.material_vae import MaterialDecoder, attributes
+from trellis_app.models.shape_vae import ShapeDecoder
+from trellis_app.models.structure_flow import StructureFlow
+from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
-from trellis_app.residency import resident
-from trellis_app.sampling import sample
+from trellis_app.residency import plan, resident
+from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.types import (
     DualGrid,
-    FinishedAsset,
     ImageFeatures,
     MaterialLatent,
     Occupancy,
@@ -45,7 +52,15 @@ from trellis_app.types import (
     Stage,
     StageEvent,
 )
-from trellis_app.weights import Bundle, Preset, load_bundle, resolve_source
+from trellis_app.weights import Bundle, load_bundle, resolve_source
+
+CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
+CASCADE_FLOOR = 1024
+STRUCTURE_IMAGE_SIZE = 512
+
+Latent = TypeVar("Latent", torch.Tensor, SparseTensor)
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -62,20 +77,14 @@ class Run:
         return torch.randn(*shape, generator=self.random)
 
 
-LATENT_FACTOR = 16  # fine voxels along the side of a latent voxel
-CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
-CASCADE_FLOOR = 1024
-STRUCTURE_IMAGE_SIZE = 512
-
-Events = Generator[StageEvent, None, None]
-
-
 class ImageTo3D:
     """The loaded bundle on one device; one public method a stage, `generate` runs them all."""
 
-    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+    def __init__(self, bundle: Bundle, device: torch.device, *, memory_budget_gb: float | None = None) -> None:
         self.bundle = bundle
         self.device = device
+        sizes = {key: bundle.weight_bytes(key, device) for key in bundle.config.models}
+        self._stays = plan(sizes, device, memory_budget_gb)
         self._matte: Matte = load_matte(bundle, device)
         self._encoder: ImageEncoder = load_image_encoder(bundle, device)
         self._shares: dict[Stage, float] | None = None
@@ -84,7 +93,8 @@ class ImageTo3D:
     def load(cls, settings: AppSettings) -> ImageTo3D:
         """Open the bundle and device that the settings name; raises BundleError or MachineError."""
         device = choose_device(settings.device)
-        return cls(load_bundle(resolve_source(settings.bundle, device)), device)
+        bundle = load_bundle(resolve_source(settings.bundle, device))
+        return cls(bundle, device, memory_budget_gb=settings.memory_budget_gb)
 
     def resolved(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the bundle's preset and samplers filled in; raises SettingsError for an unknown preset."""
@@ -106,8 +116,8 @@ class ImageTo3D:
     def samplers(self, request: GenerationRequest | None = None) -> dict[Stage, SamplerSettings]:
         """The sampler of each stage, after the request's overrides."""
         request = self.resolved(request or GenerationRequest())
-        assert request.structure is not None and request.shape is not None and request.material is not None
-        return {Stage.STRUCTURE: request.structure, Stage.SHAPE: request.shape, Stage.MATERIAL: request.material}
+        chosen = {Stage.STRUCTURE: request.structure, Stage.SHAPE: request.shape, Stage.MATERIAL: request.material}
+        return {stage: sampler for stage, sampler in chosen.items() if sampler is not None}
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
@@ -120,11 +130,13 @@ class ImageTo3D:
 
     def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
         """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
-        condition = run.features(STRUCTURE_IMAGE_SIZE)
-        with resident(self.bundle.model("sparse_structure_flow_model"), self.device) as flow:
+        with self._resident("sparse_structure_flow_model", StructureFlow) as flow:
+            picture = self._memories(flow, run.features(STRUCTURE_IMAGE_SIZE))
             noise = run.noise(1, flow.params.in_channels, *(3 * [flow.params.resolution]))
-            latent = yield from self._sample(flow, noise, condition, run, Stage.STRUCTURE)
-        with resident(self.bundle.model("sparse_structure_decoder"), self.device) as decoder:
+            latent = yield from self._sample(
+                lambda x, t, conditional: flow(x, t, picture[conditional]), noise, run, Stage.STRUCTURE
+            )
+        with self._resident("sparse_structure_decoder", StructureDecoder) as decoder:
             occupied = decoder(latent) > 0
         cells = run.preset.structure_cells
         if occupied.shape[-1] != cells:
@@ -140,7 +152,7 @@ class ImageTo3D:
         latent = yield from self._shape_latent(occupancy.coords, preset.first, run)
         if preset.cascade_to is None:
             return ShapeLatent(latent, preset.first)
-        with resident(self.bundle.model("shape_slat_decoder"), self.device) as decoder:
+        with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
             voxels = decoder.upsample(latent.fresh(), 4)
         coords, resolution = cascade_coords(voxels, preset.first, preset.cascade_to, run.request.max_tokens)
         latent = yield from self._shape_latent(coords, CASCADE_FLOOR, run)
@@ -148,24 +160,30 @@ class ImageTo3D:
 
     def _shape_latent(self, coords: torch.Tensor, size: int, run: Run) -> Generator[StageEvent, None, SparseTensor]:
         """Sample with the flow model of `size` and denormalise."""
-        with resident(self.bundle.model(f"shape_slat_flow_model_{size}"), self.device) as flow:
-            noise = SparseTensor(run.noise(len(coords), flow.params.in_channels), coords.cpu())
-            latent = yield from self._sample(flow, noise, run.features(size), run, Stage.SHAPE)
+        with self._resident(f"shape_slat_flow_model_{size}", LatentFlow) as flow:
+            picture = self._memories(flow, run.features(image_side(size)))
+            noise = SparseTensor(run.noise(len(coords), flow.params.in_channels).to(coords.device), coords)
+            latent = yield from self._sample(
+                lambda x, t, conditional: flow(x, t, picture[conditional]), noise, run, Stage.SHAPE
+            )
         return self.bundle.config.shape_normalization.denormalise(latent)
 
     def material(self, shape: ShapeLatent, run: Run) -> Generator[StageEvent, None, MaterialLatent]:
         """Stage 3: the material latent on the rows of the shape latent, which is its second condition."""
         size = run.preset.material
         concat = self.bundle.config.shape_normalization.normalise(shape.latent)
-        with resident(self.bundle.model(f"tex_slat_flow_model_{size}"), self.device) as flow:
+        with self._resident(f"tex_slat_flow_model_{size}", LatentFlow) as flow:
+            picture = self._memories(flow, run.features(image_side(size)))
             channels = flow.params.in_channels - concat.feats.shape[1]
-            noise = concat.replace(run.noise(len(concat.feats), channels))
-            latent = yield from self._sample(flow, noise, run.features(size), run, Stage.MATERIAL, concat=concat)
+            noise = concat.replace(run.noise(len(concat.feats), channels).to(concat.feats.device))
+            latent = yield from self._sample(
+                lambda x, t, conditional: flow(x, t, picture[conditional], concat), noise, run, Stage.MATERIAL
+            )
         return MaterialLatent(self.bundle.config.material_normalization.denormalise(latent), shape.resolution)
 
     def decode_shape(self, shape: ShapeLatent) -> tuple[DualGrid, tuple[SparseTensor, ...]]:
         """Shape latent -> dual grid, and the subdivisions that guide the material decoder."""
-        with resident(self.bundle.model("shape_slat_decoder"), self.device) as decoder:
+        with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
             decoding = decoder(shape.latent.fresh())
             (grid,) = decoder.dual_grids(decoding.raw, shape.resolution)
         if len(grid.coords) == 0 or not bool(grid.crossed.any()):
@@ -174,7 +192,7 @@ class ImageTo3D:
 
     def decode_material(self, material: MaterialLatent, grid: DualGrid, guides: tuple[SparseTensor, ...]) -> OVoxel:
         """Material latent -> PBR attributes on the voxels of the dual grid."""
-        with resident(self.bundle.model("tex_slat_decoder"), self.device) as decoder:
+        with self._resident("tex_slat_decoder", MaterialDecoder) as decoder:
             raw = decoder(material.latent.fresh(), guides).raw
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
@@ -216,7 +234,7 @@ class ImageTo3D:
     def _begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
         @functools.cache
         def features(side: int) -> ImageFeatures:
-            return self.features(prepared, STRUCTURE_IMAGE_SIZE if side <= STRUCTURE_IMAGE_SIZE else 2 * STRUCTURE_IMAGE_SIZE)
+            return self.features(prepared, side)
 
         assert request.preset is not None
         return Run(
@@ -230,36 +248,38 @@ class ImageTo3D:
     def _done(self, clock: RunClock, stage: Stage, result: Occupancy | DualGrid | OVoxel) -> StageEvent:
         return clock.event(stage, "done", 1, 1, result)
 
+    def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
+        """The bundle's model under `key` on the device for the length of the block."""
+        model = self.bundle.model(key, self.device)
+        if not isinstance(model, kind):
+            raise BundleError(
+                f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
+                "Use the pipeline.json that belongs to the bundle.",
+            )
+        return resident(model, self.device, stay=key in self._stays)
+
     def _sample(
-        self,
-        flow: FlowTransformer,
-        noise: Latent,
-        condition: ImageFeatures,
-        run: Run,
-        stage: Stage,
-        concat: SparseTensor | None = None,
+        self, velocity: Velocity[Latent], noise: Latent, run: Run, stage: Stage
     ) -> Generator[StageEvent, None, Latent]:
-        """Euler steps of one flow model; keys and values of the picture are computed once."""
-        settings = self.samplers(run.request)[stage]
-        tokens = condition.tokens.to(self.device)
-        positive, negative = flow.remember(tokens), flow.remember(torch.zeros_like(tokens))
-        extra = () if concat is None else (concat.to(self.device),)
-
-        def velocity(x: Latent, t: torch.Tensor, conditional: bool) -> Latent:
-            return flow(x, t, positive if conditional else negative, *extra)
-
+        """Euler steps of one flow model, an event each."""
         latent = noise.to(self.device)
-        for step in sample(velocity, latent, settings):
+        for step in sample(velocity, latent, self.samplers(run.request)[stage]):
             latent = step.x_t
             yield run.clock.event(stage, f"step {step.step} of {step.steps}", step.step, step.steps + 1)
         return latent
+
+    def _memories(self, flow: StructureFlow | LatentFlow, features: ImageFeatures) -> dict[bool, ConditionMemory]:
+        """Keys and values of the picture (True) and of the empty condition (False), once for all steps."""
+        tokens = features.tokens.to(self.device)
+        # All keys and values of zeros are alike, so attention to one of them is attention to all.
+        return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
 
 
 def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -> tuple[torch.Tensor, int]:
     """Latent voxels of a cascade's fine pass, and the resolution it really gets.
 
-    voxels: int32 [M, 4] on the grid of side `low`. The resolution starts at `high` and falls by 128 until there are fewer
-    than `max_tokens` latent voxels, never below 1024 (spec/models.md 5.1).
+    voxels: int32 [M, 4] on the grid of side `low`. The resolution starts at `high` and falls by 128 until there are
+    fewer than `max_tokens` latent voxels, never below 1024 (spec/models.md 5.1).
     """
     position = (voxels[:, 1:].float() + 0.5) / low
     while True:
@@ -268,6 +288,11 @@ def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -
         if len(coords) < max_tokens or high <= CASCADE_FLOOR:
             return coords, high
         high -= CASCADE_STEP
+
+
+def image_side(resolution: int) -> int:
+    """Side in pixels at which the picture is encoded for the flow models of a resolution."""
+    return STRUCTURE_IMAGE_SIZE if resolution <= STRUCTURE_IMAGE_SIZE else 2 * STRUCTURE_IMAGE_SIZE
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trellis_app.errors import SettingsError
 
@@ -20,10 +21,10 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise SettingsError(f"{name} is {value}.", f"Choose a value from {low} to {high}.")
 
 
-def setting(default: float, label: str, help_text: str, *, low: float, high: float, step: float) -> float:
+def setting(default: float, label: str, help_text: str, *, low: float, high: float, step: float) -> Any:
     """A numeric dataclass field that carries what a slider needs: plain-language label and help, range and step."""
     metadata = {"label": label, "help": help_text, "low": low, "high": high, "step": step}
-    return field(default=default, metadata=metadata)  # type: ignore[no-any-return]
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)

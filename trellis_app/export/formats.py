@@ -34,9 +34,7 @@ def check_formats(names: tuple[str, ...]) -> None:
             raise SettingsError(f"There is no format {name!r}.", f"Choose from {', '.join(FORMATS)}.")
 
 
-def write_all(
-    asset: FinishedAsset, folder: Path, stem: str, names: tuple[str, ...], record: Record
-) -> dict[str, Path]:
+def write_all(asset: FinishedAsset, folder: Path, stem: str, names: tuple[str, ...], record: Record) -> dict[str, Path]:
     """Write `<stem>.<format>` for every name, all or none: files of this call are removed when one fails.
 
     Raises MachineError when the disk is full or the folder cannot be written.

@@ -1,19 +1,18 @@
-"""Background removers: the bundle's own matting network, or BiRefNet / RMBG through transformers (spec/models.md 3.2)."""
+"""Background removers: the bundle's own matting network, or BiRefNet / RMBG through transformers (spec 3.2)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 from PIL import Image
 
 from trellis_app.errors import BundleError, MachineError, PictureError
 from trellis_app.image.cutout import Matte
+from trellis_app.image.features import normalised_pixels
+from trellis_app.models.matting import MattingUNet
 from trellis_app.weights import Bundle
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class BiRefNetMatte:
     def __call__(self, picture: Image.Image) -> Image.Image:
         """RGB -> 8-bit grey alpha of the same size; the network sees 1024 x 1024, bilinear, ImageNet-normalised."""
         weight = next(self.network.parameters())
-        small = np.asarray(picture.resize((self.side, self.side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        pixels = torch.from_numpy((small - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+        pixels = normalised_pixels([picture], self.side, Image.Resampling.BILINEAR)
         logits = self.network(pixels.to(weight.device, weight.dtype))[-1]
         alpha = (torch.sigmoid(logits)[0, 0].float() * 255).to(torch.uint8).cpu().numpy()
         return Image.fromarray(alpha).resize(picture.size, Image.Resampling.BICUBIC)
@@ -52,7 +50,7 @@ def load_matte(bundle: Bundle, device: torch.device) -> Matte:
     if spec is None:
         return NoMatte()
     if spec.name == "MattingUNet":
-        return bundle.part(spec, device).alpha  # type: ignore[operator,no-any-return,union-attr]
+        return cast(MattingUNet, bundle.part(spec, device)).alpha
     if spec.name == "BiRefNet":
         return BiRefNetMatte(_from_transformers(str(spec.args["model_name"])).to(device).eval())
     raise BundleError(

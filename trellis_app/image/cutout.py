@@ -24,7 +24,7 @@ class Matte(Protocol):
 
 @dataclass(frozen=True)
 class CutoutOptions:
-    """keep_alpha: trust the picture's own transparency. foreground_ratio: share of the frame the object fills (None: all)."""
+    """Trust the picture's own transparency or not; share of the frame the object fills (None: no margin)."""
 
     keep_alpha: bool = True
     foreground_ratio: float | None = None
@@ -36,7 +36,7 @@ class CutoutOptions:
 
 def has_alpha(picture: Image.Image) -> bool:
     """True where the picture is RGBA and not every pixel is opaque (tested before any resizing)."""
-    return picture.mode == "RGBA" and picture.getextrema()[3][0] < 255  # type: ignore[index,operator,return-value]
+    return picture.mode == "RGBA" and picture.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
 
 
 def prepare(picture: Image.Image, matte: Matte, options: CutoutOptions | None = None) -> PreparedImage:

@@ -64,9 +64,11 @@ class FixedSizeEncoder:
         return self.network.encode(pictures)
 
 
-def normalised_pixels(pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
-    """Pictures resized with LANCZOS, in ImageNet statistics: float32 [B, 3, size, size]."""
-    arrays = [np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS).convert("RGB")) for picture in pictures]
+def normalised_pixels(
+    pictures: Sequence[Image.Image], size: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> torch.Tensor:
+    """Pictures resized, in ImageNet statistics: float32 [B, 3, size, size]."""
+    arrays = [np.asarray(picture.resize((size, size), resampling).convert("RGB")) for picture in pictures]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
