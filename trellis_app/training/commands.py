@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 import torch
 
+from trellis_app.sparse.rowwise import compiled_row_ops, use_row_ops
 from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, AutoencoderSettings
 from trellis_app.training.configs import sizes
 from trellis_app.training.distributed import Process, process_group
+from trellis_app.training.evaluate import EvaluationSettings, evaluate, table
 from trellis_app.training.export_bundle import export_bundle
 from trellis_app.training.flows import FlowRecipe, FlowSettings
 from trellis_app.training.latents import LatentSettings, make_latents
@@ -60,6 +64,7 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
     parser.add_argument("--warmup", type=float, default=OptimSettings.warmup, help="share of the schedule")
     parser.add_argument("--ema", type=float, default=ema)
+    parser.add_argument("--fuse", action="store_true", help="fuse row arithmetic with torch.compile (GPU)")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--validations", type=int, default=4)
@@ -102,6 +107,8 @@ def _train(options: argparse.Namespace, make: Callable[[argparse.Namespace, Proc
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         recipe = make(options, process)
+        if options.fuse:
+            use_row_ops(recipe.module, compiled_row_ops())
         try:
             Trainer(recipe, settings, process).run()
         finally:
@@ -200,5 +207,35 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def add_evaluate_parser(commands: Subparsers) -> None:
-    """Add `evaluate`."""
-    commands.add_parser("evaluate", help="measure a bundle on a library of objects")
+    """Add `evaluate`: prints a table, then one line of JSON."""
+    parser = commands.add_parser("evaluate", help="measure a bundle on a library of objects")
+    parser.add_argument("--bundle", default="mini")
+    parser.add_argument("--library", type=Path, required=True)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--train-library", type=Path, help="also measure two baselines that answer with its objects")
+    parser.add_argument("--limit", type=int, help="measure so many objects only")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", type=Path, help="picture of 24 results, .jpg or .png")
+    parser.add_argument("--json", type=Path, help="also write the measures to this file")
+    parser.add_argument("--no-generation", action="store_true", help="only the reconstruction and the baselines")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = EvaluationSettings(
+        bundle=options.bundle, library=options.library, views=options.views, train_library=options.train_library,
+        limit=options.limit, device=device, workers=options.workers, batch=options.batch, seed=options.seed,
+        sheet=options.sheet, generate=not options.no_generation,
+    )  # fmt: skip
+    measures = {key: round(value, 5) for key, value in evaluate(settings).items()}
+    if options.json is not None:
+        options.json.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{table(measures)}\n{json.dumps(measures)}\n")
+    return 0

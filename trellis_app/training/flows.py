@@ -140,7 +140,7 @@ def noised(x0: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def wait_for(path: Path, *, minutes: float = 6.0) -> Path:
-    """The path once it exists: `train latents` may have been started at the same time. Raises BundleError in the end."""
+    """The path once it exists: `train latents` may have been started at the same time. Raises BundleError at last."""
     deadline = time.monotonic() + 60 * minutes
     while not path.is_file():
         if time.monotonic() > deadline:

@@ -91,7 +91,8 @@ def split_loss(split_logits: torch.Tensor, positions: torch.Tensor, quads: torch
     corners = positions[quads].float()
     p0, p1, p2, p3 = corners.unbind(1)
     along_02, along_13 = _bend(p0, p1, p2, p3), _bend(p1, p2, p3, p0)
-    log_weight = F.softplus(split_logits.float()).clamp_min(1e-6).log()[:, 0][quads]
+    log_weight = F.softplus(split_logits.float()).clamp_min(1e-6).log()[:, 0]
+    log_weight = log_weight.index_select(0, quads.flatten()).view(-1, 4)
     margin = log_weight[:, 0] + log_weight[:, 2] - log_weight[:, 1] - log_weight[:, 3]
     importance = (along_02 - along_13).abs().clamp_max(1.0)
     entropy = F.binary_cross_entropy_with_logits(margin, (along_02 < along_13).float(), reduction="none")

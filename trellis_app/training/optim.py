@@ -17,7 +17,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic iteration of Muon (Jordan e
 class OptimSettings:
     """Peak rates and regularisation; the rates follow `learning_rate_factor`."""
 
-    learning_rate: float = 1e-3  # of Muon's matrices (scaled to AdamW's update size) and of AdamW
+    learning_rate: float = 1e-3  # of AdamW
+    muon_factor: float = 2.0  # Muon's rate (its updates are scaled to AdamW's size) as a multiple of AdamW's
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
@@ -105,7 +106,10 @@ class Muon(torch.optim.Optimizer):
 
     def _step_stack(self, params: Sequence[nn.Parameter], group: dict[str, float]) -> None:
         momentum = group["momentum"]
-        buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum"] for p in params]
         grads = [p.grad for p in params if p.grad is not None]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         looked_ahead = torch._foreach_lerp(grads, buffers, momentum)
@@ -150,7 +154,8 @@ def make_optimizers(module: nn.Module, settings: OptimSettings) -> list[torch.op
     if groups:
         optimizers.append(torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=fused))
     if matrices:
-        optimizers.append(Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay))
+        rate = settings.learning_rate * settings.muon_factor
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
