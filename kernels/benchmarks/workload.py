@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +30,23 @@ def voxel_shell(count: int, device: torch.device) -> torch.Tensor:
         slab = torch.nonzero((distance > radius - 1.25) & (distance <= radius))
         slabs.append(slab + torch.tensor([begin, 0, 0], device=device))
     return torch.nn.functional.pad(torch.cat(slabs), (1, 0)).to(torch.int32)
+
+
+def benchmark(op: str, cases: Callable[[torch.device, int], Iterator[dict[str, object]]]) -> int:
+    """The command line of one op's benchmark: passes the op's tests, then times its cases; the last line is JSON.
+
+    `cases(device, rows)` yields one row of figures after another. Returns the exit status.
+    """
+    parser = argparse.ArgumentParser(description=f"Times {op} after its tests have passed.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows", type=int, default=300_000, help="about how many voxels")
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "pytest", "-q", f"tests/kernels/test_{op}.py"]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        return 1
+    device = torch.device(options.device)
+    report(list(cases(device, options.rows)), device)
+    return 0
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, *, repeats: int = 5, warm: int = 2) -> float:

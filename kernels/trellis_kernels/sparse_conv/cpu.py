@@ -24,7 +24,8 @@ MASK_BITS = 31
 def accumulate(typing, sums, rows, weights, channels, stride):
     """sums[r, :] += sum over c of row_r[c] * weights[c, :] for ROWS rows and LANES columns.
 
-    The arguments are addresses. sums: fp32 [ROWS, LANES]; rows: int64 [ROWS] addresses of fp32 rows; weights: fp32 rows `stride` bytes apart.
+    The arguments are addresses. sums: fp32 [ROWS, LANES]; rows: int64 [ROWS] addresses of fp32 rows;
+    weights: fp32 rows `stride` bytes apart.
     """
     vector, scalar, word = ir.VectorType(ir.FloatType(), LANES), ir.FloatType(), ir.IntType(64)
     undefined, lanes = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
