@@ -80,13 +80,22 @@ class Run:
 class ImageTo3D:
     """The loaded bundle on one device; one public method a stage, `generate` runs them all."""
 
-    def __init__(self, bundle: Bundle, device: torch.device, *, memory_budget_gb: float | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device,
+        *,
+        encoder: ImageEncoder | None = None,
+        matte: Matte | None = None,
+        memory_budget_gb: float | None = None,
+    ) -> None:
+        """Encoder and background remover are the bundle's own where none is given."""
         self.bundle = bundle
         self.device = device
+        self._encoder = encoder or load_image_encoder(bundle, device)
+        self._matte = matte or load_matte(bundle, device)
         sizes = {key: bundle.weight_bytes(key, device) for key in bundle.config.models}
         self._stays = plan(sizes, device, memory_budget_gb)
-        self._matte: Matte = load_matte(bundle, device)
-        self._encoder: ImageEncoder = load_image_encoder(bundle, device)
         self._shares: dict[Stage, float] | None = None
 
     @classmethod
@@ -131,8 +140,9 @@ class ImageTo3D:
     def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
         """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
         with self._resident("sparse_structure_flow_model", StructureFlow) as flow:
-            picture = self._memories(flow, run.features(STRUCTURE_IMAGE_SIZE))
-            noise = run.noise(1, flow.params.in_channels, *(3 * [flow.params.resolution]))
+            features = run.features(STRUCTURE_IMAGE_SIZE)
+            picture = self._memories(flow, features)
+            noise = run.noise(len(features.tokens), flow.params.in_channels, *(3 * [flow.params.resolution]))
             latent = yield from self._sample(
                 lambda x, t, conditional: flow(x, t, picture[conditional]), noise, run, Stage.STRUCTURE
             )
