@@ -1,5 +1,6 @@
 """The whole chain of stages against the original's, on its tiny golden models; and how a run behaves."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -173,13 +174,13 @@ def test_a_run_shows_every_stage_and_ends_with_an_asset(tiny):
     assert [e.stage for e in events] == sorted((e.stage for e in events), key=list(Stage).index)
     steps = [e for e in events if e.stage is Stage.SHAPE and "step" in e.label]
     assert len(steps) == tiny.samplers()[Stage.SHAPE].steps
-    assert all(a.elapsed <= b.elapsed for a, b in zip(events, events[1:], strict=False))
+    assert all(a.elapsed <= b.elapsed for a, b in itertools.pairwise(events))
 
 
 def test_the_same_seed_gives_the_same_voxels_and_another_does_not(tiny):
     def voxels(seed: int) -> OVoxel:
         run = tiny.generate(tiny.prepare(picture()), GenerationRequest(seed=seed), finish=False)
-        return [e.result for e in run if isinstance(e.result, OVoxel)][0]
+        return next(e.result for e in run if isinstance(e.result, OVoxel))
 
     first, again, other = voxels(1), voxels(1), voxels(2)
     assert torch.equal(first.grid.coords, again.grid.coords)

@@ -35,6 +35,7 @@ from trellis_app.training.losses import (
 )
 from trellis_app.training.metrics import f_scores, matched_rows, psnr
 from trellis_app.training.optim import Budget
+from trellis_app.training.recolour import recolour
 from trellis_app.training.samples import Sample
 from trellis_app.training.sources import SampleSource
 from trellis_app.training.voxel_batches import ReplayBuffer, VoxelBatch, collate, prefetch
@@ -188,35 +189,42 @@ def reconstruct(
     """Encode and freely decode one sample; metrics and front views of truth and reconstruction."""
     batch = collate([sample], device)
     metrics: dict[str, float] = {}
-    sheet: list[np.ndarray] = []
     if "structure_encoder" in networks:
         occupied = batch.occupancy() > 0
         logits = networks["structure_decoder"](networks["structure_encoder"](occupied.float()).mean)
         metrics["structure_wrong_cells"] = float(((logits > 0) != occupied).sum())
-    if "shape_encoder" not in networks:
-        return metrics, sheet
-    posterior = networks["shape_encoder"](batch.shape_input())
-    decoding = networks["shape_decoder"](posterior.mean.fresh())
-    coords = decoding.raw.coords[:, 1:].cpu().numpy()
-    dual = dual_vertex(decoding.raw.feats).cpu().numpy()
-    truth_dual = sample.dual / 255.0
-    mine, theirs = matched_rows(coords, sample.coords)
-    overlap = 2 * len(mine) / max(len(coords) + len(sample.coords), 1)
-    side = batch.resolution
-    (points,) = f_scores((coords + dual) / side, (sample.coords + truth_dual) / side, (1 / side,))
-    metrics.update(voxel_f1=overlap, point_f1=points, voxel_ratio=len(coords) / len(sample.coords))
-    metrics["dual_error"] = float(np.abs(dual[mine] - truth_dual[theirs]).mean()) if len(mine) else float("nan")
-    metrics["shape_std"] = float(posterior.mean.feats.std())
+    coords, guides = sample.coords.astype(np.int64), None
+    if "shape_encoder" in networks:
+        posterior = networks["shape_encoder"](batch.shape_input())
+        decoding = networks["shape_decoder"](posterior.mean.fresh())
+        coords, guides = decoding.raw.coords[:, 1:].cpu().numpy(), decoding.subdivisions
+        metrics |= shape_metrics(coords, dual_vertex(decoding.raw.feats).cpu().numpy(), sample)
+        metrics["shape_std"] = float(posterior.mean.feats.std())
+    attributes = np.full((len(coords), 6), 0.7)
     truth = sample.attributes / 255.0
-    colours = np.full((len(coords), 3), 0.7)
     if "material_encoder" in networks:
-        latent = networks["material_encoder"](batch.shape_input().replace(batch.attributes))
-        guided = networks["material_decoder"](latent.mean.fresh(), decoding.subdivisions)
-        attributes = (guided.raw.feats.float() * 0.5 + 0.5).clamp(0, 1).cpu().numpy()
+        latent = networks["material_encoder"](batch.shape_input().replace(batch.attributes)).mean
+        raw = networks["material_decoder"](latent if guides is None else latent.fresh(), guides).raw
+        attributes = (raw.feats.float() * 0.5 + 0.5).clamp(0, 1).cpu().numpy()
+        mine, theirs = matched_rows(coords, sample.coords)
         metrics["colour_psnr"] = psnr(attributes[mine, :3], truth[theirs, :3])
         metrics["other_psnr"] = psnr(attributes[mine, 3:], truth[theirs, 3:])
-        metrics["material_std"] = float(latent.mean.feats.std())
-        colours = attributes[:, :3]
-    sheet.append(voxel_front_view(sample.coords.astype(np.int64), truth[:, :3], side))
-    sheet.append(voxel_front_view(coords, colours, side))
+        metrics["material_std"] = float(latent.feats.std())
+    sheet = [
+        voxel_front_view(sample.coords.astype(np.int64), truth[:, :3], batch.resolution),
+        voxel_front_view(coords, attributes[:, :3], batch.resolution),
+    ]
     return metrics, sheet
+
+
+def shape_metrics(coords: np.ndarray, dual: np.ndarray, sample: Sample) -> dict[str, float]:
+    """F1 of voxels, F1 of dual vertices at one voxel, error of dual vertices of voxels in both (in voxels)."""
+    truth, side = sample.dual / 255.0, sample.resolution
+    mine, theirs = matched_rows(coords, sample.coords)
+    (points,) = f_scores((coords + dual) / side, (sample.coords + truth) / side, (1 / side,))
+    return {
+        "voxel_f1": 2 * len(mine) / max(len(coords) + len(sample.coords), 1),
+        "voxel_ratio": len(coords) / len(sample.coords),
+        "point_f1": points,
+        "dual_error": float(np.abs(dual[mine] - truth[theirs]).mean()) if len(mine) else float("nan"),
+    }
