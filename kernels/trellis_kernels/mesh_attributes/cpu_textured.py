@@ -56,6 +56,9 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
 @njit(cache=True, nogil=True)
 def textured_slab(geometry, triangles, surface, textures, materials, coords, place, original, mip_offset):
     vertices, faces = geometry
+    uv, colour, of_face = surface
+    texels, starts, sizes, levels, wraps, linear = textures
+    texture, factor, cutoff = materials
     h, n, x0, x1 = place
     ny, wz = n[1], (n[2] + 63) >> 6
     bits = np.zeros((x1 - x0) * ny * wz, np.uint64)
@@ -68,32 +71,55 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
     plane, tests = np.empty(4, np.float64), np.empty((3, 3, 3), np.float64)
     share, texel, value = np.empty(3, np.float64), np.empty(4, np.float64), np.empty(6, np.float64)
     cells, rows = np.empty((total, 3), np.int32), np.empty(total, np.int32)
-    hits, _, ends = scan_slab(vertices, faces, triangles, h, n, x0, x1)
-    begin = np.int64(0)
-    for k in range(triangles.shape[0]):
-        t = triangles[k]
-        i0, i1, i2 = faces[t, 0], faces[t, 1], faces[t, 2]
-        count = touched(hits, begin, ends[k], k, ny, wz, x0, x1, bits, ranks, stamps, cells, rows)
-        begin = ends[k]
-        plane_of(vertices, i0, i1, i2, plane)
-        if not original:
-            extra = overlapped(
-                vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells[count:], rows[count:]
-            )
-            count = keep_new(stamps, k, cells, rows, count, extra)
-        if count == 0:
-            continue
-        width = footprint(vertices, i0, i1, i2, surface[0], t, max(h[0], h[1], h[2]), TINY_UV if original else 1e-30)
-        for c in range(count):
-            x, y, z = (cells[c, 0] + 0.5) * h[0], (cells[c, 1] + 0.5) * h[1], (cells[c, 2] + 0.5) * h[2]
-            if original:
-                weight = 1.0 - projected(vertices, i0, i1, i2, plane, x, y, z, share)
+    hits, ends = np.empty((0, 4), np.int32), np.empty(0, np.int64)
+    wanting, crossing = np.ones(total, np.bool_), original
+    for _phase in range(2):
+        if crossing:
+            hits, _, ends = scan_slab(vertices, faces, triangles, h, n, x0, x1)
+        begin = np.int64(0)
+        for k in range(triangles.shape[0]):
+            t = triangles[k]
+            i0, i1, i2 = faces[t, 0], faces[t, 1], faces[t, 2]
+            plane_of(vertices, i0, i1, i2, plane)
+            if crossing:
+                count = touched(hits, begin, ends[k], k, ny, wz, x0, x1, bits, ranks, stamps, wanting, cells, rows)
+                begin = ends[k]
             else:
-                weight = max(1.0 - closest_point(vertices, i0, i1, i2, x, y, z, share) / h[0], LEAST_WEIGHT)
-            shade(surface, t, share, width, mip_offset, textures, materials, texel, value)
-            for s in range(6):
-                sums[rows[c], s] += weight * value[s]
-            sums[rows[c], 6] += weight
+                count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
+            if count == 0:
+                continue
+            width = footprint(vertices, i0, i1, i2, uv, t, max(h[0], h[1], h[2]), TINY_UV if original else 1e-30)
+            for c in range(count):
+                x, y, z = (cells[c, 0] + 0.5) * h[0], (cells[c, 1] + 0.5) * h[1], (cells[c, 2] + 0.5) * h[2]
+                if original:
+                    weight = 1.0 - projected(vertices, i0, i1, i2, plane, x, y, z, share)
+                else:
+                    weight = max(1.0 - closest_point(vertices, i0, i1, i2, x, y, z, share) / h[0], LEAST_WEIGHT)
+                m = of_face[t]
+                u = share[0] * uv[t, 0, 0] + share[1] * uv[t, 1, 0] + share[2] * uv[t, 2, 0]
+                v = share[0] * uv[t, 0, 1] + share[1] * uv[t, 1, 1] + share[2] * uv[t, 2, 1]
+                last = np.int64(-1)
+                for s in range(6):
+                    value[s] = factor[m, s]
+                for group in range(4):
+                    wanted = np.int64(texture[m, group])
+                    if wanted >= 0 and wanted != last:
+                        sample(texels, starts, sizes, levels, wraps, linear, wanted, u, v, width, mip_offset, texel)
+                        last = wanted
+                    if wanted >= 0:
+                        multiply(value, group, texel)
+                if colour.shape[0] > 0:
+                    tint(value, colour, t, share)
+                if cutoff[m] >= 0.0:
+                    value[5] = 1.0 if value[5] >= cutoff[m] else 0.0
+                for s in range(6):
+                    sums[rows[c], s] += weight * value[s]
+                sums[rows[c], 6] += weight
+        # Rounding may leave a voxel without a triangle in the first phase: then those that cross its edges count.
+        wanting = sums[:, 6] == 0.0
+        if crossing or not wanting.any():
+            break
+        crossing = True
     return means(sums)
 
 
@@ -108,8 +134,8 @@ def means(sums):
 
 
 @njit(cache=True, nogil=True)
-def touched(hits, begin, end, k, ny, wz, x0, x1, bits, ranks, stamps, cells, rows):
-    """Voxels around the grid edges that one triangle crosses, each once; returns their number."""
+def touched(hits, begin, end, k, ny, wz, x0, x1, bits, ranks, stamps, wanting, cells, rows):
+    """Wanting voxels around the grid edges that one triangle crosses, each once; returns their number."""
     count = 0
     for hit in range(begin, end):
         for corner in range(4):
@@ -118,25 +144,12 @@ def touched(hits, begin, end, k, ny, wz, x0, x1, bits, ranks, stamps, cells, row
             if x < x0 or x >= x1:
                 continue
             row = row_of(bits, ranks, ny, wz, x - x0, y, z)
-            if row >= 0 and stamps[row] != k:
+            if row >= 0 and wanting[row] and stamps[row] != k:
                 stamps[row] = k
                 cells[count, 0], cells[count, 1], cells[count, 2] = x, y, z
                 rows[count] = row
                 count += 1
     return count
-
-
-@njit(cache=True, nogil=True)
-def keep_new(stamps, k, cells, rows, count, extra):
-    """Keep those of `extra` rows after the first `count` that are not stamped k yet; returns the new number."""
-    kept = count
-    for c in range(count, count + extra):
-        if stamps[rows[c]] != k:
-            stamps[rows[c]] = k
-            cells[kept, 0], cells[kept, 1], cells[kept, 2] = cells[c, 0], cells[c, 1], cells[c, 2]
-            rows[kept] = rows[c]
-            kept += 1
-    return kept
 
 
 @njit(cache=True, nogil=True)
@@ -179,86 +192,84 @@ def footprint(vertices, i0, i1, i2, uv, t, size, least):
     return size / stretch if stretch > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
-def shade(surface, t, share, width, mip_offset, textures, materials, texel, value):
-    """Base colour, metallic, roughness and alpha of a point of triangle t."""
-    uv, colour, of_face = surface
-    texture, factor, cutoff = materials
-    m = of_face[t]
-    u = share[0] * uv[t, 0, 0] + share[1] * uv[t, 1, 0] + share[2] * uv[t, 2, 0]
-    v = share[0] * uv[t, 0, 1] + share[1] * uv[t, 1, 1] + share[2] * uv[t, 2, 1]
-    for s in range(6):
-        value[s] = factor[m, s]
-    last = np.int32(-1)
-    for group in range(4):
-        wanted = texture[m, group]
-        if wanted < 0:
-            continue
-        if wanted != last:
-            sample(textures, wanted, u, v, width, mip_offset, texel)
-            last = wanted
-        if group == 0:
-            value[0] *= texel[0]
-            value[1] *= texel[1]
-            value[2] *= texel[2]
-        elif group == 1:
-            value[3] *= texel[2]
-        elif group == 2:
-            value[4] *= texel[1]
-        else:
-            value[5] *= texel[3]
-    if colour.shape[0] > 0:
-        for c in range(4):
-            tint = share[0] * colour[t, 0, c] + share[1] * colour[t, 1, c] + share[2] * colour[t, 2, c]
-            value[5 if c == 3 else c] *= tint
-    if cutoff[m] >= 0.0:
-        value[5] = 1.0 if value[5] >= cutoff[m] else 0.0
+@njit(cache=True, nogil=True, inline="always")
+def multiply(value, group, texel):
+    """Multiply the channels of a group (base, metallic, roughness, alpha) by their texels."""
+    if group == 0:
+        value[0] *= texel[0]
+        value[1] *= texel[1]
+        value[2] *= texel[2]
+    elif group == 1:
+        value[3] *= texel[2]
+    elif group == 2:
+        value[4] *= texel[1]
+    else:
+        value[5] *= texel[3]
 
 
 @njit(cache=True, nogil=True)
-def sample(textures, which, u, v, width, mip_offset, texel):
+def tint(value, colour, t, share):
+    """Multiply base colour and alpha by the colour at a point of triangle t."""
+    for c in range(4):
+        mixed = share[0] * colour[t, 0, c] + share[1] * colour[t, 1, c] + share[2] * colour[t, 2, c]
+        value[5 if c == 3 else c] *= mixed
+
+
+@njit(cache=True, nogil=True)
+def sample(texels, starts, sizes, levels, wraps, linear, which, u, v, width, mip_offset, texel):
     """Texel in [0, 1] at (u, v): nearest, or trilinear between the two levels nearest to the footprint."""
-    texels, starts, sizes, levels, wrap, linear = textures
-    height, breadth = sizes[which, 0, 0], sizes[which, 0, 1]
-    texel[0] = texel[1] = texel[2] = texel[3] = 0.0
+    height, breadth, wrap = sizes[which, 0, 0], sizes[which, 0, 1], wraps[which]
+    x, y = folded(u, wrap), folded(1.0 - v, wrap)
     if not linear[which]:
-        x = wrapped(int(np.floor(u * breadth)), breadth, wrap[which])
-        y = wrapped(int(np.floor((1.0 - v) * height)), height, wrap[which])
+        at = starts[which, 0] + min(int(y * height), height - 1) * breadth + min(int(x * breadth), breadth - 1)
         for c in range(4):
-            texel[c] = texels[starts[which, 0] + y * breadth + x, c] / 255.0
+            texel[c] = texels[at, c] / 255.0
         return
+    texel[0] = texel[1] = texel[2] = texel[3] = 0.0
     level = np.log2(width * np.sqrt(np.float64(height) * breadth)) + mip_offset if width > 0.0 else 0.0
-    top = np.float64(levels[which] - 1)
-    level = min(level, top) if level > 0.0 else 0.0
+    level = min(level, np.float64(levels[which] - 1)) if level > 0.0 else 0.0
     lower = int(level)
     blend = level - lower
-    add_bilinear(texels, starts[which, lower], sizes[which, lower], wrap[which], u, v, 1.0 - blend, texel)
+    add_bilinear(texels, starts, sizes, which, lower, wrap, x, y, (1.0 - blend) / 255.0, texel)
     if blend > 0.0:
-        add_bilinear(texels, starts[which, lower + 1], sizes[which, lower + 1], wrap[which], u, v, blend, texel)
-
-
-@njit(cache=True, nogil=True)
-def add_bilinear(texels, start, size, wrap, u, v, weight, texel):
-    height, breadth = size[0], size[1]
-    x, y = u * breadth - 0.5, (1.0 - v) * height - 0.5
-    left, above = int(np.floor(x)), int(np.floor(y))
-    fx, fy = x - left, y - above
-    x0, x1 = wrapped(left, breadth, wrap), wrapped(left + 1, breadth, wrap)
-    y0, y1 = wrapped(above, height, wrap), wrapped(above + 1, height, wrap)
-    a, b = start + y0 * breadth, start + y1 * breadth
-    weight /= 255.0
-    for c in range(4):
-        upper = (1.0 - fx) * texels[a + x0, c] + fx * texels[a + x1, c]
-        lower = (1.0 - fx) * texels[b + x0, c] + fx * texels[b + x1, c]
-        texel[c] += weight * ((1.0 - fy) * upper + fy * lower)
+        add_bilinear(texels, starts, sizes, which, lower + 1, wrap, x, y, blend / 255.0, texel)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def wrapped(index, size, wrap):
-    """A texel index brought into the image: 0 repeat, 1 clamp, 2 mirror."""
+def folded(value, wrap):
+    """A texture coordinate brought into [0, 1]: 0 repeat, 1 clamp, 2 mirror."""
     if wrap == 0:
-        return index % size
+        return value - np.floor(value)
     if wrap == 1:
-        return min(max(index, 0), size - 1)
-    index = index % (2 * size)
-    return index if index < size else 2 * size - 1 - index
+        return min(max(value, 0.0), 1.0)
+    value -= 2.0 * np.floor(0.5 * value)
+    return value if value <= 1.0 else 2.0 - value
+
+
+@njit(cache=True, nogil=True)
+def add_bilinear(texels, starts, sizes, which, level, wrap, x, y, weight, texel):
+    """Add weight times the mean of the four texels around (x, y) in [0, 1]."""
+    start = starts[which, level]
+    height, breadth = np.int64(sizes[which, level, 0]), np.int64(sizes[which, level, 1])
+    x, y = x * breadth - 0.5, y * height - 0.5
+    left, above = int(np.floor(x)), int(np.floor(y))
+    fx, fy = x - left, y - above
+    right, below = left + 1, above + 1
+    if left < 0:
+        left = breadth - 1 if wrap == 0 else 0
+    if right >= breadth:
+        right = 0 if wrap == 0 else breadth - 1
+    if above < 0:
+        above = height - 1 if wrap == 0 else 0
+    if below >= height:
+        below = 0 if wrap == 0 else height - 1
+    a, b = start + above * breadth, start + below * breadth
+    upper, lower = weight * (1.0 - fy), weight * fy
+    w00, w01, w10, w11 = upper * (1.0 - fx), upper * fx, lower * (1.0 - fx), lower * fx
+    for c in range(4):
+        texel[c] += (
+            w00 * texels[a + left, c]
+            + w01 * texels[a + right, c]
+            + w10 * texels[b + left, c]
+            + w11 * texels[b + right, c]
+        )

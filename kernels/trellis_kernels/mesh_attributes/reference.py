@@ -6,7 +6,7 @@ import numpy as np
 
 from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh, mip_levels
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
-from trellis_kernels.mesh_to_dual_grid.reference import crossings, overlapped, plane, voxels_around
+from trellis_kernels.mesh_to_dual_grid.reference import overlapped, plane
 
 
 def flat_attributes(
@@ -56,10 +56,8 @@ def textured_attributes(mesh: TexturedMesh, vertices: np.ndarray, coords: np.nda
     sums, weights = np.zeros((len(coords), 6)), np.zeros((len(coords), 1))
     for t, face in enumerate(mesh.faces):
         triangle = vertices[face].astype(np.float64)
-        met = set(overlapped(triangle, plane(triangle)[0], h, cells))
-        met |= {c for axis, cell, _ in crossings(vertices[face], box.step, cells) for c in voxels_around(axis, cell)}
         width = footprint(triangle, mesh.uv[t].astype(np.float64), h.max())
-        for cell in met & row.keys():
+        for cell in row.keys() & set(overlapped(triangle, plane(triangle)[0], h, cells)):
             share, distance = closest(triangle, (np.array(cell) + 0.5) * h)
             tint = np.ones(4) if mesh.colors is None else share @ mesh.colors[t]
             value = shade(mesh.materials[mesh.material[t]], share @ mesh.uv[t], width, tint)

@@ -258,15 +258,23 @@ def narrow(low, high, slope, offset):
 
 @njit(cache=True, nogil=True)
 def edge_tests(vertices, i0, i1, i2, plane, h, u, w, tests):
-    """Three conservative edge tests in the (u, w) projection: tests[e] = (a, b, c), overlap iff a i + b j + c >= 0."""
+    """Three conservative edge tests in the (u, w) projection: tests[u, e] = (a, b, c), met iff a i + b j + c >= 0."""
     sign = -1.0 if plane[3 - u - w] < 0.0 else 1.0
     for e in range(3):
         start, stop = (i0, i1) if e == 0 else ((i1, i2) if e == 1 else (i2, i0))
         eu = np.float64(vertices[stop, u]) - vertices[start, u]
         ew = np.float64(vertices[stop, w]) - vertices[start, w]
         nu, nw = -sign * ew, sign * eu
-        tests[e, 0], tests[e, 1] = nu * h[u], nw * h[w]
-        tests[e, 2] = max(nu, 0.0) * h[u] + max(nw, 0.0) * h[w] - nu * vertices[start, u] - nw * vertices[start, w]
+        tests[u, e, 0], tests[u, e, 1] = nu * h[u], nw * h[w]
+        tests[u, e, 2] = max(nu, 0.0) * h[u] + max(nw, 0.0) * h[w] - nu * vertices[start, u] - nw * vertices[start, w]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def cell_range(vertices, i0, i1, i2, a, h, n):
+    """First and last cell of a triangle along axis a."""
+    low = np.float64(min(vertices[i0, a], vertices[i1, a], vertices[i2, a]))
+    high = np.float64(max(vertices[i0, a], vertices[i1, a], vertices[i2, a]))
+    return max(int(low / h[a]), 0), min(int(high / h[a] + 1.0), n[a]) - 1
 
 
 @njit(cache=True, nogil=True)
@@ -278,25 +286,32 @@ def overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, ce
     ny, wz = n[1], (n[2] + 63) >> 6
     if plane[0] == 0.0 and plane[1] == 0.0 and plane[2] == 0.0:
         return 0
-    span = np.empty((3, 2), np.int64)
-    for a in range(3):
-        low = min(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-        high = max(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-        span[a, 0] = max(int(np.float64(low) / h[a]), 0)
-        span[a, 1] = min(int(np.float64(high) / h[a] + 1.0), n[a]) - 1
-    edge_tests(vertices, i0, i1, i2, plane, h, 0, 1, tests[0])
-    edge_tests(vertices, i0, i1, i2, plane, h, 1, 2, tests[1])
-    edge_tests(vertices, i0, i1, i2, plane, h, 2, 0, tests[2])
+    x_first, x_last = cell_range(vertices, i0, i1, i2, 0, h, n)
+    y_first, y_last = cell_range(vertices, i0, i1, i2, 1, h, n)
+    z_first, z_last = cell_range(vertices, i0, i1, i2, 2, h, n)
+    x_first, x_last = max(x_first, x0), min(x_last, x1 - 1)
+    if x_first > x_last:
+        return 0
+    if x_first == x_last and y_first == y_last and z_first == z_last:
+        row = row_of(bits, ranks, ny, wz, x_first - x0, y_first, z_first)
+        if row < 0:
+            return 0
+        cells[0, 0], cells[0, 1], cells[0, 2] = x_first, y_first, z_first
+        rows[0] = row
+        return 1
+    edge_tests(vertices, i0, i1, i2, plane, h, 0, 1, tests)
+    edge_tests(vertices, i0, i1, i2, plane, h, 1, 2, tests)
+    edge_tests(vertices, i0, i1, i2, plane, h, 2, 0, tests)
     nx, nY, nz = plane[0] * h[0], plane[1] * h[1], plane[2] * h[2]
     reach = max(nx, 0.0) + max(nY, 0.0) + max(nz, 0.0)
     under = min(nx, 0.0) + min(nY, 0.0) + min(nz, 0.0)
     count = 0
-    for x in range(max(span[0, 0], x0), min(span[0, 1], x1 - 1) + 1):
-        y_low, y_high = span[1, 0], span[1, 1]
+    for x in range(x_first, x_last + 1):
+        y_low, y_high = y_first, y_last
         for e in range(3):
             y_low, y_high = narrow(y_low, y_high, tests[0, e, 1], tests[0, e, 0] * x + tests[0, e, 2])
         for y in range(y_low, y_high + 1):
-            low, high = span[2, 0], span[2, 1]
+            low, high = z_first, z_last
             base = nx * x + nY * y - plane[3]
             low, high = narrow(low, high, nz, base + reach)
             low, high = narrow(low, high, -nz, -(base + under))
