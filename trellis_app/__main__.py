@@ -1,4 +1,4 @@
-"""python -m trellis_app generate | doctor | train | evaluate: thin commands over the library.
+"""python -m trellis_app generate | doctor | bench | train | evaluate: thin commands over the library.
 
 Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, 130 interrupted.
 """
@@ -6,13 +6,14 @@ Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from trellis_app.errors import TrellisError
-from trellis_app.settings import ALPHA_MODES, AppSettings, FinishOptions, GenerationRequest, app_settings
+from trellis_app.settings import ALPHA_MODES, PROJECT_ROOT, AppSettings, FinishOptions, GenerationRequest, app_settings
 from trellis_app.types import StageEvent
 
 
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_doctor(commands)
+    _add_bench(commands)
     _add_training(commands, arguments if arguments is not None else sys.argv[1:])
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -96,6 +98,22 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if report.usable else 1
 
 
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("bench", help="seconds and memory of the whole job; the last line is JSON")
+    parser.add_argument("what", choices=("generate",))
+    parser.add_argument("--picture", type=Path, default=PROJECT_ROOT / "assets" / "examples" / "chair.png")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("arguments", nargs="*", help="after --: options passed on to generate")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from trellis_app.bench import bench_generate
+
+    print(json.dumps(bench_generate(options.picture, options.runs, options.arguments)))
+    return 0
+
+
 def _add_training(commands: argparse._SubParsersAction, arguments: list[str]) -> None:
     """The training commands import torch and more, so they are only built when asked for (or for --help)."""
     if arguments and arguments[0] not in ("train", "evaluate", "-h", "--help"):
@@ -103,8 +121,7 @@ def _add_training(commands: argparse._SubParsersAction, arguments: list[str]) ->
     from trellis_app.training import commands as training
 
     training.add_train_parser(commands)
-    if hasattr(training, "add_evaluate_parser"):
-        training.add_evaluate_parser(commands)
+    training.add_evaluate_parser(commands)
 
 
 if __name__ == "__main__":

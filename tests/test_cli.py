@@ -1,0 +1,149 @@
+"""The command line: files and their record, exit codes, sentences instead of tracebacks, nothing half-written."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny_bundle import write_tiny_bundle
+from trellis_app import doctor
+from trellis_app.__main__ import main
+from trellis_app.export import formats
+from trellis_app.settings import AppSettings
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    image = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
+    image.paste((200, 60, 20, 255), (20, 20, 76, 76))
+    path = tmp_path / "box.png"
+    image.save(path)
+    return path
+
+
+def generate(picture: Path, out: Path, bundle: Path, *more: str) -> int:
+    small = ("--faces", "2000", "--texture-size", "128")
+    return main(
+        ["generate", str(picture), "--out", str(out), "--bundle", str(bundle), "--device", "cpu", *small, *more]
+    )
+
+
+def test_generate_writes_the_files_and_their_record(picture, tmp_path, bundle, capsys):
+    assert generate(picture, tmp_path / "out", bundle, "--seed", "7") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"box.glb", "box.ply", "box.json"}
+    record = json.loads((tmp_path / "out/box.json").read_text())
+    assert record["seed"] == 7
+    assert record["preset"] == "64"
+    assert record["samplers"]["shape"]["steps"] == 3
+    assert record["counts"]["faces"] <= 2000
+    assert {"structure", "shape", "material"} <= record["seconds"].keys()
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "out" / name) for name in ("box.glb", "box.ply", "box.json")
+    ]
+
+
+def test_the_same_run_gives_the_same_bytes_and_another_seed_another_asset(picture, tmp_path, bundle):
+    for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert generate(picture, tmp_path / folder, bundle, "--seed", seed) == 0
+    first, again, other = ((tmp_path / folder / "box.glb").read_bytes() for folder in "abc")
+    assert first == again
+    assert first != other
+
+
+def write_bad(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.png"
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "pixel":
+        Image.new("RGB", (1, 1)).save(path)
+    elif kind == "transparent":
+        Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(path)
+    elif kind == "corrupt":
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "huge":
+        Image.new("L", (10_000, 10_000)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "pixel", "transparent", "corrupt", "huge", "missing"])
+def test_bad_pictures_end_with_code_2_and_two_sentences(kind, tmp_path, bundle, capsys):
+    assert generate(write_bad(kind, tmp_path), tmp_path / "out", bundle) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert message.count(".") >= 2
+    assert "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--formats", "glb,doc"), "no format 'doc'"),
+        (("--resolution", "9000"), "no resolution '9000'"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--faces", "3"), "face budget is 3"),
+    ],
+)
+def test_bad_settings_end_with_code_2(picture, tmp_path, bundle, capsys, more, sentence):
+    assert generate(picture, tmp_path / "out", bundle, *more) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_bundle(picture, tmp_path, capsys):
+    assert generate(picture, tmp_path / "out", tmp_path / "nowhere") == 2
+    assert "no model bundle" in capsys.readouterr().err
+
+
+def test_truncated_checkpoint(picture, tmp_path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "cut")
+    weights = bundle / "ckpts/shape_slat_decoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert generate(picture, tmp_path / "out", bundle) == 2
+    error = capsys.readouterr().err
+    assert "shape_slat_decoder.safetensors is damaged or incomplete" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_leaves_nothing_half_written(picture, tmp_path, bundle, capsys, monkeypatch):
+    def full(asset: object, path: Path, record: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(formats.FORMATS, "ply", full)
+    assert generate(picture, tmp_path / "out", bundle) == 2
+    assert "is full" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_doctor_tells_what_runs(bundle, capsys):
+    assert main(["doctor", "--bundle", str(bundle), "--no-probe"]) == 0
+    text = capsys.readouterr().out
+    assert "This machine can run the app." in text
+    assert "microsoft/TRELLIS.2-4B" in text
+
+
+def test_doctor_names_a_broken_bundle(tmp_path, capsys):
+    assert main(["doctor", "--bundle", str(tmp_path / "nowhere"), "--no-probe", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["usable"]
+    assert any(f["status"] == doctor.PROBLEM and "no model bundle" in f["detail"] for f in report["findings"])
+
+
+def test_doctor_looks_at_the_chosen_folder(bundle, tmp_path):
+    report = doctor.examine(AppSettings(bundle=str(bundle), output_folder=tmp_path / "a/b"), probe=False)
+    assert report.usable
+    assert any(finding.subject == "disk" and str(tmp_path) in finding.detail for finding in report.findings)

@@ -1,0 +1,73 @@
+"""Measured seconds and memory of the whole job, each run in a fresh process: the `bench` command."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from trellis_app.errors import MachineError
+from trellis_app.settings import PROJECT_ROOT
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of `generate`, from the start of Python to the files on disk."""
+
+    seconds: float
+    peak_memory_mb: float
+    stages: dict[str, float]  # seconds by stage and finishing step
+    counts: dict[str, int]
+
+
+def measure(picture: Path, arguments: list[str]) -> Measurement:
+    """Run `python -m trellis_app generate` once. Raises MachineError with its last line where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "trellis_app", "generate", str(picture), "--out", folder, *arguments]
+        timed = [sys.executable, "-c", _TIMER, *command]
+        done = subprocess.run(timed, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise MachineError(f"The measured run failed: {last}", "Run the same generate command by hand.")
+        seconds, peak = json.loads(done.stdout.strip().splitlines()[-1])
+        record = json.loads((Path(folder) / f"{picture.stem}.json").read_text())
+    return Measurement(seconds, peak / MIB, record["seconds"], record["counts"])
+
+
+# Linux reports ru_maxrss in KiB, macOS in bytes.
+_TIMER = """
+import json, resource, subprocess, sys, time
+start = time.monotonic()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.monotonic() - start
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit]))
+sys.exit(code)
+"""
+
+
+def bench_generate(picture: Path, runs: int, arguments: list[str]) -> dict[str, object]:
+    """Median of several runs, with every run and the machine beside it."""
+    measured = [measure(picture, arguments) for _ in range(runs)]
+    commit = subprocess.run(
+        ["git", "-C", str(PROJECT_ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "picture": picture.name,
+        "arguments": arguments,
+        "median_seconds": round(statistics.median(m.seconds for m in measured), 2),
+        "peak_memory_mb": round(max(m.peak_memory_mb for m in measured)),
+        "runs": [asdict(m) for m in measured],
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+    }
