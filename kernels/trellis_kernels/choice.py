@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 
@@ -21,11 +22,17 @@ def choose(requested: str, device: torch.device, offered: tuple[str, ...]) -> st
         if requested not in offered:
             raise ValueError(f"implementation must be auto or one of {', '.join(offered)}, got {requested!r}")
         return requested
-    if device.type == "cpu" and CPU in offered and importlib.util.find_spec("numba") is not None:
+    if device.type == "cpu" and CPU in offered and installed("numba"):
         return CPU
-    if device.type == "cuda" and TRITON in offered and importlib.util.find_spec("triton") is not None:
+    if device.type == "cuda" and TRITON in offered and installed("triton"):
         return TRITON
     return TORCH if TORCH in offered else REFERENCE
+
+
+@cache
+def installed(package: str) -> bool:
+    """Whether a package can be imported; asked once, since ops are called thousands of times."""
+    return importlib.util.find_spec(package) is not None
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

@@ -78,7 +78,7 @@ def sample_on_cpu(
 def nearest(query: torch.Tensor, item: torch.Tensor, coords: torch.Tensor, index: VoxelIndex) -> torch.Tensor:
     """Row int64 [Q] of the voxel with the nearest centre in the point's batch item, -1 if the item is empty."""
     if index.implementation != CPU:
-        return reference.nearest_rows(query, item, coords)
+        return reference.nearest_rows(query, item, coords, index)
     from trellis_kernels.grid_sample import cpu
 
     lows, highs = cpu.boxes(coords.numpy())

@@ -9,6 +9,8 @@ import torch
 from trellis_kernels.voxel_index.op import VoxelIndex
 
 CORNERS = tuple(itertools.product((0, 1), repeat=3))
+REACHES = (1, 4)  # cells around a point in which the nearest voxel is looked for, before all voxels are
+CANDIDATES = 1 << 24  # distances held at once
 
 
 def locate(batch: torch.Tensor, cells: torch.Tensor, index: VoxelIndex, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -42,19 +44,60 @@ def nearest_taps(
     return row, (row >= 0).to(query.dtype)
 
 
-def nearest_rows(query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
-    """query fp32 [Q, 3] -> int64 [Q]: the voxel of the item with the nearest centre, lowest of equals, -1 if none."""
+def nearest_rows(query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor, index: VoxelIndex) -> torch.Tensor:
+    """query fp32 [Q, 3] -> int64 [Q]: the voxel of the item with the nearest centre, lowest of equals, -1 if none.
+
+    Looks into growing cubes of cells around the points first; a voxel outside a cube is at least reach + 0.5 away.
+    """
     out = torch.full((query.shape[0],), -1, dtype=torch.int64, device=query.device)
-    centres = coords[:, 1:].to(query.dtype) + 0.5
-    step = max(1, (1 << 24) // max(1, coords.shape[0]))
-    for begin in range(0, query.shape[0], step):
-        part = slice(begin, begin + step)
-        squared = (query[part, None] - centres).square_().sum(dim=2)
-        squared.masked_fill_(batch[part, None] != coords[:, 0], torch.inf)
-        if coords.shape[0]:
-            least, row = squared.min(dim=1)
-            out[part] = torch.where(least.isfinite(), row, -1)
+    left = torch.arange(query.shape[0], device=query.device)
+    for reach in REACHES:
+        row, squared = nearest_in_cube(query[left], batch[left], coords, index, reach)
+        sure = squared < (reach + 0.5) ** 2
+        out[left[sure]] = row[sure]
+        left = left[~sure]
+    out[left] = nearest_of_all(query[left], batch[left], coords)
     return out
+
+
+def nearest_in_cube(
+    query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor, index: VoxelIndex, reach: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row int64 [Q] of the nearest voxel among the (2*reach + 1)^3 cells around each point and its squared distance."""
+    side = torch.arange(-reach, reach + 1, device=query.device)
+    steps = torch.cartesian_prod(side, side, side)
+    rows, distances = [query.new_zeros(0, dtype=torch.int64)], [query.new_zeros(0)]
+    for part in torch.arange(query.shape[0], device=query.device).split(max(1, CANDIDATES // len(steps))):
+        cell = torch.floor(query[part]).to(torch.int64)[:, None] + steps
+        item = batch[part, None, None].expand(-1, len(steps), 1)
+        row = index.lookup(torch.cat([item, cell], dim=2).view(-1, 4).to(torch.int32)).view(len(part), len(steps))
+        squared = (cell + 0.5 - query[part, None]).square().sum(dim=2)
+        least, row = lowest_nearest(squared.masked_fill(row < 0, torch.inf), row)
+        rows.append(row)
+        distances.append(least)
+    return torch.cat(rows), torch.cat(distances)
+
+
+def nearest_of_all(query: torch.Tensor, batch: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
+    """The same among all voxels of the item: every distance, some points at a time."""
+    rows = [query.new_zeros(0, dtype=torch.int64)]
+    centres, every = coords[:, 1:] + 0.5, torch.arange(coords.shape[0], device=query.device)
+    for part in torch.arange(query.shape[0], device=query.device).split(max(1, CANDIDATES // max(1, len(every)))):
+        squared = (centres - query[part, None]).square().sum(dim=2)
+        squared.masked_fill_(batch[part, None] != coords[:, 0], torch.inf)
+        if len(every):
+            least, row = lowest_nearest(squared, every.expand(len(part), -1))
+            rows.append(torch.where(least.isfinite(), row, -1))
+        else:
+            rows.append(torch.full_like(part, -1))
+    return torch.cat(rows)
+
+
+def lowest_nearest(squared: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least distance fp32 [Q] of [Q, K] and the lowest row int64 [Q] that has it."""
+    least = squared.amin(dim=1)
+    row = torch.where(squared == least[:, None], rows, torch.iinfo(torch.int64).max).amin(dim=1)
+    return least, row
 
 
 def blend(feats: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
