@@ -20,6 +20,7 @@ from torch import nn
 
 from trellis_app.models.registry import build_model
 from trellis_app.models.shape_vae import dual_vertex
+from trellis_app.models.sparse_unet import SparseEncoder
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.training.checkpoints import load_if_saved, save_network
 from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
@@ -56,6 +57,7 @@ class AutoencoderSettings:
     kl_structure: float = 1e-3
     kl_shape: float = 3e-4
     kl_material: float = 3e-4
+    initial_logvar: float = -4.0  # a latent that starts noisy teaches its decoder to ignore it
     vertex_weight: float = 1.0
     split_weight: float = 0.05
     attribute_weights: tuple[float, ...] = (0.23, 0.23, 0.23, 0.09, 0.09, 0.13)
@@ -72,6 +74,8 @@ class Autoencoders(nn.Module):
         roles = [f"{part}_{side}" for part in settings.only for side in ("encoder", "decoder")]
         specs = {role: family[role] for role in roles}
         self.networks = nn.ModuleDict({role: build_model(spec.name, spec.args) for role, spec in specs.items()})
+        for part in settings.only:
+            start_sharp(self.networks[f"{part}_encoder"], settings.initial_logvar)
         self.register_buffer("weights", torch.tensor(settings.attribute_weights), persistent=False)
 
     def forward(self, batch: VoxelBatch) -> dict[str, torch.Tensor]:
@@ -116,13 +120,21 @@ class Autoencoders(nn.Module):
         }
 
     def _material(self, batch: VoxelBatch, entry: SparseTensor) -> dict[str, torch.Tensor]:
-        posterior = self.networks["material_encoder"](entry.replace(batch.attributes))
+        attributes = recolour(batch.attributes, batch.coords)
+        posterior = self.networks["material_encoder"](entry.replace(attributes))
         raw = self.networks["material_decoder"](posterior.sample()).raw.feats
         kl = kl_to_normal(posterior.mean.feats, posterior.logvar)
         return {
-            "attributes": attribute_loss(raw, batch.attributes, weights=self.weights),
+            "attributes": attribute_loss(raw, attributes, weights=self.weights),
             "kl_material": self.settings.kl_material * kl,
         }
+
+
+@torch.no_grad()
+def start_sharp(encoder: nn.Module, logvar: float) -> None:
+    """Let a fresh encoder's posterior begin with this log variance."""
+    bias = encoder.get_parameter("to_latent.bias" if isinstance(encoder, SparseEncoder) else "out_layer.2.bias")
+    bias[len(bias) // 2 :] += logvar
 
 
 class AutoencoderRecipe:

@@ -25,6 +25,7 @@ from trellis_app.training.latents import LatentSettings, make_latents
 from trellis_app.training.matting import MattingRecipe, MattingSettings
 from trellis_app.training.optim import OptimSettings
 from trellis_app.training.sources import SampleSource
+from trellis_app.training.sweep import SweepSettings, sweep
 from trellis_app.training.trainer import Recipe, Trainer, TrainSettings, require_budget
 
 Subparsers = Any  # argparse keeps the type of its subparsers private
@@ -38,6 +39,7 @@ def add_train_parser(commands: Subparsers) -> None:
     _add_latents(kinds)
     _add_flows(kinds)
     _add_matting(kinds)
+    _add_sweep(kinds)
     _add_export(kinds)
 
 
@@ -88,6 +90,13 @@ def _train_settings(options: argparse.Namespace) -> TrainSettings:
     )  # fmt: skip
     require_budget(settings)
     return settings
+
+
+def pick_device(name: str) -> str:
+    """cpu or cuda."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def _source(options: argparse.Namespace, process: Process) -> SampleSource:
@@ -192,6 +201,24 @@ def _matting(options: argparse.Namespace, process: Process) -> Recipe:
     return MattingRecipe(sizes(options.size), MattingSettings(batch=options.batch), source, options.warm_start)
 
 
+def _add_sweep(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("sweep", help="choose the samplers' settings on held-out training pictures")
+    parser.add_argument("--size", default="mini", help="mini or tiny")
+    parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="run folder")
+    parser.add_argument("--pictures", type=int, default=SweepSettings.pictures)
+    parser.add_argument("--steps", type=int, default=SweepSettings.steps)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = SweepSettings(options.pictures, options.steps)
+    scores = sweep(sizes(options.size), options.out, torch.device(pick_device(options.device)), settings)
+    sys.stdout.write(json.dumps(scores) + "\n")
+    return 0
+
+
 def _add_export(kinds: Subparsers) -> None:
     parser = kinds.add_parser("export", help="write the trained networks as a bundle")
     parser.add_argument("--size", default="mini", help="mini or tiny")
@@ -226,13 +253,10 @@ def add_evaluate_parser(commands: Subparsers) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = EvaluationSettings(
         bundle=options.bundle, library=options.library, views=options.views, train_library=options.train_library,
-        limit=options.limit, device=device, workers=options.workers, batch=options.batch, seed=options.seed,
-        sheet=options.sheet, generate=not options.no_generation,
+        limit=options.limit, device=pick_device(options.device), workers=options.workers, batch=options.batch,
+        seed=options.seed, sheet=options.sheet, generate=not options.no_generation,
     )  # fmt: skip
     measures = {key: round(value, 5) for key, value in evaluate(settings).items()}
     if options.json is not None:

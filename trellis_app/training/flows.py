@@ -9,7 +9,7 @@ picture ▶ image encoder ─ tokens ─┬▶ structure flow ─ velocity error
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,30 +197,6 @@ class FlowRecipe:
         for role in ROLES:
             save_network(networks[role], self.family[role], folder / role)
 
-    def stages(self, module: nn.Module) -> Stages:
-        """The networks as the product chains them."""
-        networks: nn.ModuleDict = module.networks  # type: ignore[assignment]
-        folder, device, scale = self.out / "weights", self.process.device, self.scale
-        decoders = {
-            part: load_network(self.family[f"{part}_decoder"], folder / f"{part}_decoder", device)
-            for part in (STRUCTURE, SHAPE, MATERIAL)
-        }
-
-        def denormalise(part: str, latent: SparseTensor) -> SparseTensor:
-            return latent.replace(latent.feats * scale.std[part] + scale.mean[part])
-
-        return Stages(
-            structure_flow=networks["structure_flow"],
-            structure_decoder=decoders[STRUCTURE],
-            shape_flow=networks["shape_flow"],
-            shape_decoder=decoders[SHAPE],  # type: ignore[arg-type]
-            material_flow=networks["material_flow"],
-            material_decoder=decoders[MATERIAL],
-            denormalise=denormalise,
-            structure_scale=scale.std[STRUCTURE],
-            resolution=self.family.resolution,
-        )
-
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path) -> dict[str, float]:
         """Losses on held-out pictures, and how close generated assets come; pictures in `validation.png`.
@@ -241,8 +217,8 @@ class FlowRecipe:
         return {**losses, **self._generate(module, chosen, folder)}
 
     def _generate(self, module: nn.Module, batch: FlowBatch, folder: Path) -> dict[str, float]:
-        stages = self.stages(module)
         networks: nn.ModuleDict = module.networks  # type: ignore[assignment]
+        stages = run_stages(self.family, self.out, networks, self.scale, self.process.device)
         cuda = self.process.device.type == "cuda"
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
             tokens = networks["image_encoder"](batch.pictures)
@@ -277,3 +253,32 @@ def front(asset: OVoxel) -> np.ndarray:
 def shrink(picture: np.ndarray, side: int) -> np.ndarray:
     """A picture uint8 [S, S, 3] at another side."""
     return np.asarray(Image.fromarray(picture).resize((side, side)))
+
+
+def run_stages(
+    family: Sizes,
+    out: Path,
+    networks: Mapping[str, nn.Module] | nn.ModuleDict,
+    scale: LatentScale,
+    device: torch.device,
+) -> Stages:
+    """The flows in `networks` and the run's trained decoders, chained as the product does."""
+    decoders = {
+        part: load_network(family[f"{part}_decoder"], out / "weights" / f"{part}_decoder", device)
+        for part in (STRUCTURE, SHAPE, MATERIAL)
+    }
+
+    def denormalise(part: str, latent: SparseTensor) -> SparseTensor:
+        return latent.replace(latent.feats * scale.std[part] + scale.mean[part])
+
+    return Stages(
+        structure_flow=networks["structure_flow"],
+        structure_decoder=decoders[STRUCTURE],
+        shape_flow=networks["shape_flow"],
+        shape_decoder=decoders[SHAPE],  # type: ignore[arg-type]
+        material_flow=networks["material_flow"],
+        material_decoder=decoders[MATERIAL],
+        denormalise=denormalise,
+        structure_scale=scale.std[STRUCTURE],
+        resolution=family.resolution,
+    )

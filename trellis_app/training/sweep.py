@@ -1,0 +1,138 @@
+"""Choose each stage's sampler on held-out training pictures, one setting after the other.
+
+Stages are judged apart, the later ones on the true results of the earlier: structure by the overlap of cells, shape by
+the F-score of decoded dual vertices, material by the PSNR of decoded colours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trellis_app.settings import SamplerSettings
+from trellis_app.training.checkpoints import load_network
+from trellis_app.training.configs import Sizes
+from trellis_app.training.export_bundle import SAMPLERS_FILE, write_samplers
+from trellis_app.training.flow_batches import DeviceShard, FlowBatch, LatentScale, assemble
+from trellis_app.training.flows import run_stages
+from trellis_app.training.generation import MINI_SAMPLERS, Samplers, Stages, world_points
+from trellis_app.training.latents import HELD_OUT_FILE, NORMALISATION_FILE, read_latents
+from trellis_app.training.metrics import f_scores, psnr
+from trellis_app.types import OVoxel
+
+LOG = logging.getLogger(__name__)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "guidance_strength": (1.0, 1.5, 2.0, 3.0, 4.5, 6.0),
+    "rescale_t": (1.0, 2.0, 3.0, 5.0),
+    "guidance_interval": ((0.0, 1.0), (0.3, 1.0), (0.6, 1.0)),
+    "guidance_rescale": (0.0, 0.5, 0.8),
+}
+NEAR = 0.01  # distance of the shape's F-score, about 2.5 voxels of 256
+SEEDS = (0, 1)
+Judge = Callable[[SamplerSettings, int], float]  # settings and seed -> score, higher is better
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How thorough the sweep is."""
+
+    pictures: int = 48
+    steps: int = 12
+
+
+def sweep(family: Sizes, out: Path, device: torch.device, settings: SweepSettings) -> dict[str, float]:
+    """Write the best samplers to `<out>/samplers.json`; returns the score of each stage's choice."""
+    scale = LatentScale.read(out / "weights" / NORMALISATION_FILE, device)
+    networks = {
+        role: load_network(family[role], out / "weights" / role, device)
+        for role in ("image_encoder", "structure_flow", "shape_flow", "material_flow")
+    }
+    stages = run_stages(family, out, networks, scale, device)
+    shard = DeviceShard(read_latents(out / "latents" / HELD_OUT_FILE), device)
+    items = np.arange(min(len(shard), settings.pictures))
+    batch = assemble([shard.take(items, np.zeros_like(items))], scale)
+    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        bench = Bench(stages, batch, networks["image_encoder"](batch.pictures))
+        start = replace_steps(MINI_SAMPLERS, settings.steps)
+        structure, cells = best("structure", start.structure, bench.structure)
+        shape, points = best("shape", start.shape, bench.shape)
+        material, colours = best("material", start.material, bench.material)
+    write_samplers(out / SAMPLERS_FILE, Samplers(structure, shape, material))
+    return {"structure_iou": cells, "shape_f": points, "material_psnr": colours}
+
+
+def replace_steps(samplers: Samplers, steps: int) -> Samplers:
+    """The samplers with another number of steps."""
+    return Samplers(*(replace(s, steps=steps) for s in (samplers.structure, samplers.shape, samplers.material)))
+
+
+def best(name: str, start: SamplerSettings, judge: Judge) -> tuple[SamplerSettings, float]:
+    """Vary one field after the other, keeping the best value of each."""
+    known: dict[SamplerSettings, float] = {}
+
+    def score(settings: SamplerSettings) -> float:
+        if settings not in known:
+            known[settings] = float(np.mean([judge(settings, seed) for seed in SEEDS]))
+            LOG.info("%s %.4f %s", name, known[settings], settings)
+        return known[settings]
+
+    chosen = start
+    for field, values in CHOICES.items():
+        chosen = max((chosen, *(replace(chosen, **{field: value}) for value in values)), key=score)
+    return chosen, score(chosen)
+
+
+class Bench:
+    """The held-out pictures and what their stages should give."""
+
+    def __init__(self, stages: Stages, batch: FlowBatch, tokens: torch.Tensor) -> None:
+        self.stages, self.batch, self.tokens = stages, batch, tokens
+        self.truth = list(stages.decode(batch.shape, batch.shape.replace(batch.material)))
+
+    def structure(self, settings: SamplerSettings, seed: int) -> float:
+        """Mean overlap (intersection over union) of the cells."""
+        coords = self.stages.structure(self.tokens, settings, random(seed))
+        found, true = as_sets(coords), as_sets(self.batch.shape.coords)
+        return float(np.mean([len(a & b) / len(a | b) for a, b in zip(found, true, strict=True)]))
+
+    def shape(self, settings: SamplerSettings, seed: int) -> float:
+        """Mean F-score of dual vertices, on the true cells."""
+        latent = self.stages.shape(self.tokens, self.batch.shape.coords, settings, random(seed))
+        made = self.stages.decode(latent, self.batch.shape.replace(self.batch.material))
+        scores = [f_scores(points(a), points(b), (NEAR,))[0] for a, b in zip(made, self.truth, strict=True)]
+        return float(np.mean(scores))
+
+    def material(self, settings: SamplerSettings, seed: int) -> float:
+        """Mean PSNR of the colours, on the true shape."""
+        latent = self.stages.material(self.tokens, self.batch.shape, settings, random(seed))
+        made = self.stages.decode(self.batch.shape, latent)
+        return float(np.mean([psnr(colours(a), colours(b)) for a, b in zip(made, self.truth, strict=True)]))
+
+
+def random(seed: int) -> torch.Generator:
+    """CPU noise of a seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def as_sets(coords: torch.Tensor) -> list[set[tuple[int, ...]]]:
+    """Cells of each batch item, from int32 [N, 4]."""
+    sets: list[set[tuple[int, ...]]] = [set() for _ in range(int(coords[-1, 0]) + 1)]
+    for item, *cell in coords.tolist():
+        sets[item].add(tuple(cell))
+    return sets
+
+
+def points(asset: OVoxel) -> np.ndarray:
+    """Some of the dual vertices."""
+    return world_points(asset.grid).float().cpu().numpy()[::7]
+
+
+def colours(asset: OVoxel) -> np.ndarray:
+    """Base colours of all voxels, float [M, 3]."""
+    return asset.attributes[:, :3].float().cpu().numpy()
