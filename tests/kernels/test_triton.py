@@ -90,3 +90,12 @@ def test_agrees_in_the_interpreter(op: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.gpu
+def test_agrees_on_the_gpu() -> None:
+    """Every kernel against the references at real sizes; the same script also times them."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "kernels")}
+    command = [sys.executable, "kernels/benchmarks/check_gpu.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

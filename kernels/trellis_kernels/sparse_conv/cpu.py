@@ -15,44 +15,50 @@ from trellis_kernels.sparse_conv.plan import ConvPlan
 
 LANES = 16  # output channels of a tile: one 512-bit register, or two or four smaller ones
 ROWS = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4  # as many rows as the registers hold
-BLOCK = 64  # rows of a task: they share each slice of the weights while it is in the first-level cache
+BLOCK = 64  # rows of a task: they share each slice of the weights while it is in the cache
 RUN = 8192
 MASK_BITS = 31
 
 
 @intrinsic
-def accumulate(typing, sums, rows, weights, channels, stride):
-    """sums[r, :] += sum over c of row_r[c] * weights[c, :] for ROWS rows and LANES columns.
+def convolve_tile(typing, sums, rows, weights, entries, channels, stride):
+    """sums[r, :] = sum over entries e and channels c of row_er[c] * weight_e[c, :], ROWS rows and LANES columns.
 
-    The arguments are addresses. sums: fp32 [ROWS, LANES]; rows: int64 [ROWS] addresses of fp32 rows;
-    weights: fp32 rows `stride` bytes apart.
+    The arguments but the two counts are addresses. sums: fp32 [ROWS, LANES]; rows: int64 [entries, ROWS] addresses of
+    fp32 rows; weights: int64 [entries] addresses of fp32 rows `stride` bytes apart.
     """
     vector, scalar, word = ir.VectorType(ir.FloatType(), LANES), ir.FloatType(), ir.IntType(64)
     undefined, lanes = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
     def generate(context, builder, signature, arguments):
-        sums, rows, weights, channels, stride = arguments
+        sums, rows, weights, entries, channels, stride = arguments
 
-        def at(address, kind, offset=0):
-            return builder.inttoptr(builder.add(address, ir.Constant(word, offset)), kind.as_pointer())
+        def number(value):
+            return ir.Constant(word, value)
+
+        def load(address, kind, offset):
+            return builder.load(builder.inttoptr(builder.add(address, offset), kind.as_pointer()), align=4)
 
         totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS)]  # promoted to registers
+        for total in totals:
+            builder.store(ir.Constant(vector, [0.0] * LANES), total)
+        with cgutils.for_range(builder, entries, intp=word) as entry:
+            base = builder.mul(entry.index, number(8 * ROWS))
+            sources = [load(rows, word, builder.add(base, number(8 * r))) for r in range(ROWS)]
+            slice_ = load(weights, word, builder.mul(entry.index, number(8)))
+            with cgutils.for_range(builder, channels, intp=word) as channel:
+                weight = load(slice_, vector, builder.mul(channel.index, stride))
+                for source, total in zip(sources, totals, strict=True):
+                    value = load(source, scalar, builder.mul(channel.index, number(4)))
+                    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+                    product = builder.fmul(builder.shuffle_vector(first, undefined, lanes), weight, flags=["contract"])
+                    builder.store(builder.fadd(product, builder.load(total), flags=["contract"]), total)
         for r, total in enumerate(totals):
-            builder.store(builder.load(at(sums, vector, 4 * LANES * r), align=4), total)
-        sources = [builder.load(at(rows, word, 8 * r)) for r in range(ROWS)]
-        with cgutils.for_range(builder, channels, intp=word) as loop:
-            weight = builder.load(at(builder.add(weights, builder.mul(loop.index, stride)), vector), align=4)
-            offset = builder.shl(loop.index, ir.Constant(word, 2))
-            for source, total in zip(sources, totals, strict=True):
-                value = builder.load(at(builder.add(source, offset), scalar))
-                first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-                product = builder.fmul(builder.shuffle_vector(first, undefined, lanes), weight, flags=["contract"])
-                builder.store(builder.fadd(product, builder.load(total), flags=["contract"]), total)
-        for r, total in enumerate(totals):
-            builder.store(builder.load(total), at(sums, vector, 4 * LANES * r), align=4)
+            place = builder.inttoptr(builder.add(sums, number(4 * LANES * r)), vector.as_pointer())
+            builder.store(builder.load(total), place, align=4)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp, types.intp, types.intp), generate
+    return types.void(*[types.intp] * 6), generate
 
 
 @njit(cache=True, parallel=True)
@@ -76,44 +82,51 @@ def local_order(neighbours):
 
 
 @njit(cache=True, parallel=True)
-def convolve(feats, weights, bias, neighbours, order, out):
-    """feats [N, Ci], weights [V, Ci, Co padded to LANES], bias [Co], neighbours [N, V], order [N] -> out [N, Co]."""
+def convolve(feats, nothing, weights, bias, neighbours, order, out):
+    """feats [N, Ci], zeros [Ci], weights [V, Ci, Co padded to LANES], bias [Co], neighbours [N, V], order [N] -> out.
+
+    What is addressed is an argument or used again after the call: numba frees an array at its last use by name.
+    """
     count, inputs = feats.shape
     outputs, padded, volume = out.shape[1], weights.shape[2], neighbours.shape[1]
-    nothing = np.zeros(inputs, np.float32)
     at_feats, at_weights, at_nothing = feats.ctypes.data, weights.ctypes.data, nothing.ctypes.data
     for block in prange((count + BLOCK - 1) // BLOCK):
         begin, size = block * BLOCK, min(BLOCK, count - block * BLOCK)
-        sums = np.empty((BLOCK, LANES), np.float32)
-        sources = np.full((volume, BLOCK), at_nothing, np.int64)
-        used = np.zeros((volume, BLOCK // ROWS), np.bool_)
-        for r in range(size):
-            row = order[begin + r]
+        groups = (size + ROWS - 1) // ROWS
+        rows = np.full((groups, volume, ROWS), at_nothing, np.int64)
+        offsets = np.empty((groups, volume), np.int64)
+        entries = np.zeros(groups, np.int64)
+        for g in range(groups):
             for v in range(volume):
-                if neighbours[row, v] >= 0:
-                    sources[v, r] = at_feats + np.int64(neighbours[row, v]) * inputs * 4
-                    used[v, r // ROWS] = True
-        at_sums, at_sources = sums.ctypes.data, sources.ctypes.data
+                found = False
+                for r in range(g * ROWS, min(size, (g + 1) * ROWS)):
+                    neighbour = neighbours[order[begin + r], v]
+                    if neighbour >= 0:
+                        rows[g, entries[g], r - g * ROWS] = at_feats + np.int64(neighbour) * inputs * 4
+                        found = True
+                if found:
+                    offsets[g, entries[g]] = at_weights + v * inputs * padded * 4
+                    entries[g] += 1
+        sums = np.empty((ROWS, LANES), np.float32)
         for column in range(0, padded, LANES):
-            sums[:] = 0
-            for v in range(volume):
-                slice_ = at_weights + (v * inputs * padded + column) * 4
-                for g in range(BLOCK // ROWS):
-                    if used[v, g]:
-                        rows = at_sources + (v * BLOCK + g * ROWS) * 8
-                        accumulate(at_sums + g * ROWS * LANES * 4, rows, slice_, inputs, padded * 4)  # type: ignore[call-arg]
-            for r in range(size):
-                row = order[begin + r]
-                for c in range(min(LANES, outputs - column)):
-                    out[row, column + c] = sums[r, c] + bias[column + c]
+            for g in range(groups):
+                at_rows, at_offsets = rows[g].ctypes.data, offsets[g].ctypes.data
+                convolve_tile(sums.ctypes.data, at_rows, at_offsets, entries[g], inputs, 4 * padded)  # type: ignore
+                for r in range(g * ROWS, min(size, (g + 1) * ROWS)):
+                    row = order[begin + r]
+                    for c in range(min(LANES, outputs - column)):
+                        out[row, column + c] = sums[r - g * ROWS, c] + bias[column + c]
+                for e in range(entries[g]):
+                    offsets[g, e] += LANES * 4
 
 
 def forward(feats: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None, plan: ConvPlan) -> torch.Tensor:
     """fp32 feats [N, Ci], weights [V, Ci, Co], bias [Co] -> [N, Co]; contiguous."""
     outputs = weights.shape[2]
     padded = torch.nn.functional.pad(weights, (0, -outputs % LANES)).contiguous()
-    added = torch.zeros(outputs) if bias is None else bias
-    out = torch.empty(feats.shape[0], outputs)
-    tensors = (feats, padded, added.contiguous(), plan.neighbours, plan.local_order, out)
+    added = feats.new_zeros(outputs) if bias is None else bias.contiguous()
+    out = feats.new_empty((feats.shape[0], outputs))
+    nothing = feats.new_zeros(feats.shape[1])
+    tensors = (feats, nothing, padded, added, plan.neighbours.contiguous(), plan.local_order, out)
     convolve(*(tensor.detach().numpy() for tensor in tensors))
     return out
