@@ -148,6 +148,7 @@ def _add_latents(kinds: Subparsers) -> None:
     parser.add_argument("--samples", type=int, default=defaults.samples, help="stop after so many")
     parser.add_argument("--calibration", type=int, default=defaults.calibration, help="samples for the normalisation")
     parser.add_argument("--shard", type=int, default=defaults.shard)
+    parser.add_argument("--views", type=int, default=defaults.views, help="pictures a sample")
     parser.add_argument("--ahead", type=int, default=defaults.ahead, help="pause while so many shards lie unread")
     parser.add_argument("--held-out", type=int, default=48, help="held-out samples for the flows' validation")
     parser.set_defaults(run=_latents)
@@ -156,7 +157,11 @@ def _add_latents(kinds: Subparsers) -> None:
 def _latents(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = LatentSettings(
-        samples=options.samples, shard=options.shard, calibration=options.calibration, ahead=options.ahead
+        samples=options.samples,
+        shard=options.shard,
+        views=options.views,
+        calibration=options.calibration,
+        ahead=options.ahead,
     )
     with process_group(options.device) as process:
         source = replace(_source(options, process), held_out_samples=options.held_out)

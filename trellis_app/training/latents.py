@@ -39,7 +39,7 @@ class LatentSettings:
 
     samples: int = 100_000  # stop after so many, in all processes together
     shard: int = 128
-    views: int = 2
+    views: int = 3
     calibration: int = 512  # samples that give the normalisation
     ahead: int = 300  # wait while so many shards lie unread in the folder
 
