@@ -223,7 +223,7 @@ def main() -> int:
     options = parser.parse_args()
     begin = time.perf_counter()
     failures = run_checks(begin + options.seconds * 0.6)
-    rows = [{"failed": failure} for failure in failures]
+    rows: list[dict[str, object]] = [{"failed": failure} for failure in failures]
     for count in (1_000_000, 3_400_000):
         rows += [time_geometry(count, name) for name in ("triton", "reference")]
     for count, channels in TRAINING + DECODER:
