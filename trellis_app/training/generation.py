@@ -75,12 +75,17 @@ class Stages:
         noise = torch.randn(*shape.feats.shape, generator=random).to(tokens.device)
         return run_flow(self.material_flow, shape.replace(noise), tokens, settings, shape)
 
+    def decode_shape(self, shape: SparseTensor) -> Iterator[tuple[DualGrid, tuple[SparseTensor, ...]]]:
+        """Dual grid and subdivisions of each batch item."""
+        for item in shape.items():
+            decoding = self.shape_decoder(self.denormalise(SHAPE, item).fresh())
+            (grid,) = self.shape_decoder.dual_grids(decoding.raw, self.resolution)
+            yield grid, decoding.subdivisions
+
     def decode(self, shape: SparseTensor, material: SparseTensor) -> Iterator[OVoxel]:
         """One asset a batch item."""
-        for own_shape, own_material in zip(shape.items(), material.items(), strict=True):
-            decoding = self.shape_decoder(self.denormalise(SHAPE, own_shape).fresh())
-            (grid,) = self.shape_decoder.dual_grids(decoding.raw, self.resolution)
-            raw = self.material_decoder(self.denormalise(MATERIAL, own_material).fresh(), decoding.subdivisions).raw
+        for (grid, guides), item in zip(self.decode_shape(shape), material.items(), strict=True):
+            raw = self.material_decoder(self.denormalise(MATERIAL, item).fresh(), guides).raw
             yield OVoxel(grid, attributes(raw.feats.float()).clamp(0, 1))
 
     def generate(self, tokens: torch.Tensor, samplers: Samplers, *, seed: int) -> Iterator[OVoxel]:

@@ -24,17 +24,17 @@ from trellis_app.training.flows import run_stages
 from trellis_app.training.generation import MINI_SAMPLERS, Samplers, Stages, world_points
 from trellis_app.training.latents import HELD_OUT_FILE, NORMALISATION_FILE, read_latents
 from trellis_app.training.metrics import f_scores, psnr
-from trellis_app.types import OVoxel
+from trellis_app.types import DualGrid, OVoxel
 
 LOG = logging.getLogger(__name__)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "guidance_strength": (1.0, 1.5, 2.0, 3.0, 4.5, 6.0),
     "rescale_t": (1.0, 2.0, 3.0, 5.0),
     "guidance_interval": ((0.0, 1.0), (0.3, 1.0), (0.6, 1.0)),
-    "guidance_rescale": (0.0, 0.5, 0.8),
 }
 NEAR = 0.01  # distance of the shape's F-score, about 2.5 voxels of 256
-SEEDS = (0, 1)
+SEEDS = (0,)
+DECODED = 16  # pictures whose assets are decoded to judge shape and material
 Judge = Callable[[SamplerSettings, int], float]  # settings and seed -> score, higher is better
 
 
@@ -58,11 +58,14 @@ def sweep(family: Sizes, out: Path, device: torch.device, settings: SweepSetting
     items = np.arange(min(len(shard), settings.pictures))
     batch = assemble([shard.take(items, np.zeros_like(items))], scale)
     with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        bench = Bench(stages, batch, networks["image_encoder"](batch.pictures))
+        encoder = networks["image_encoder"]
+        bench = Bench(stages, batch, encoder(batch.pictures))
+        few = assemble([shard.take(items[:DECODED], np.zeros_like(items[:DECODED]))], scale)
+        decoded = DecodedBench(stages, few, encoder(few.pictures))
         start = replace_steps(MINI_SAMPLERS, settings.steps)
         structure, cells = best("structure", start.structure, bench.structure)
-        shape, points = best("shape", start.shape, bench.shape)
-        material, colours = best("material", start.material, bench.material)
+        shape, points = best("shape", start.shape, decoded.shape)
+        material, colours = best("material", start.material, decoded.material)
     write_samplers(out / SAMPLERS_FILE, Samplers(structure, shape, material))
     return {"structure_iou": cells, "shape_f": points, "material_psnr": colours}
 
@@ -88,12 +91,13 @@ def best(name: str, start: SamplerSettings, judge: Judge) -> tuple[SamplerSettin
     return chosen, score(chosen)
 
 
+@dataclass(frozen=True)
 class Bench:
-    """The held-out pictures and what their stages should give."""
+    """Held-out pictures, judged by the cells of the structure."""
 
-    def __init__(self, stages: Stages, batch: FlowBatch, tokens: torch.Tensor) -> None:
-        self.stages, self.batch, self.tokens = stages, batch, tokens
-        self.truth = list(stages.decode(batch.shape, batch.shape.replace(batch.material)))
+    stages: Stages
+    batch: FlowBatch
+    tokens: torch.Tensor
 
     def structure(self, settings: SamplerSettings, seed: int) -> float:
         """Mean overlap (intersection over union) of the cells."""
@@ -101,11 +105,19 @@ class Bench:
         found, true = as_sets(coords), as_sets(self.batch.shape.coords)
         return float(np.mean([len(a & b) / len(a | b) for a, b in zip(found, true, strict=True)]))
 
+
+class DecodedBench:
+    """Held-out pictures, judged by decoded assets."""
+
+    def __init__(self, stages: Stages, batch: FlowBatch, tokens: torch.Tensor) -> None:
+        self.stages, self.batch, self.tokens = stages, batch, tokens
+        self.truth = list(stages.decode(batch.shape, batch.shape.replace(batch.material)))
+
     def shape(self, settings: SamplerSettings, seed: int) -> float:
         """Mean F-score of dual vertices, on the true cells."""
         latent = self.stages.shape(self.tokens, self.batch.shape.coords, settings, random(seed))
-        made = self.stages.decode(latent, self.batch.shape.replace(self.batch.material))
-        scores = [f_scores(points(a), points(b), (NEAR,))[0] for a, b in zip(made, self.truth, strict=True)]
+        made = [grid for grid, _ in self.stages.decode_shape(latent)]
+        scores = [f_scores(points(a), points(b.grid), (NEAR,))[0] for a, b in zip(made, self.truth, strict=True)]
         return float(np.mean(scores))
 
     def material(self, settings: SamplerSettings, seed: int) -> float:
@@ -128,9 +140,9 @@ def as_sets(coords: torch.Tensor) -> list[set[tuple[int, ...]]]:
     return sets
 
 
-def points(asset: OVoxel) -> np.ndarray:
+def points(grid: DualGrid) -> np.ndarray:
     """Some of the dual vertices."""
-    return world_points(asset.grid).float().cpu().numpy()[::7]
+    return world_points(grid).float().cpu().numpy()[::7]
 
 
 def colours(asset: OVoxel) -> np.ndarray:
