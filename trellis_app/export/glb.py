@@ -24,7 +24,7 @@ ALPHA_CUTOFF = 0.5
 CLAY = (0.72, 0.70, 0.68, 1.0)  # linear base colour of meshes that have none yet
 
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
-_UBYTE, _USHORT, _UINT, _FLOAT = 5121, 5123, 5125, 5126
+_USHORT, _UINT, _FLOAT = 5123, 5125, 5126
 _LINEAR, _MIPMAPPED, _CLAMP = 9729, 9987, 33071
 
 
@@ -93,6 +93,11 @@ class _Document:
         total = 12 + 8 + len(text) + 8 + self.length
         header = struct.pack("<4sII", b"glTF", 2, total) + struct.pack("<I4s", len(text), b"JSON")
         return [header, text, struct.pack("<I4s", self.length, b"BIN\0"), *self.blobs]
+
+
+def _linear(srgb: np.ndarray) -> np.ndarray:
+    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1); glTF vertex colours are linear."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def _document(extras: dict[str, Any] | None) -> _Document:
@@ -167,9 +172,9 @@ def write_preview_glb(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarra
     if colors is None:
         surface["baseColorFactor"] = list(CLAY)
     else:
-        rgba = np.full((len(colors), 4), 255, dtype=np.uint8)
-        rgba[:, :3] = np.rint(255.0 * (colors[:, :3] / 255.0) ** 2.2)  # glTF vertex colours are linear
-        attributes["COLOR_0"] = document.accessor(rgba, "VEC4", _UBYTE, normalized=True)
+        rgba = np.full((len(colors), 4), 65_535, dtype=np.uint16)
+        rgba[:, :3] = np.rint(65_535.0 * _linear(colors[:, :3] / 255.0))
+        attributes["COLOR_0"] = document.accessor(rgba, "VEC4", _USHORT, normalized=True)
     document.add("materials", {"name": "preview", "pbrMetallicRoughness": surface, "doubleSided": True})
     primitive = {"attributes": attributes, "indices": document.indices(faces, len(vertices)), "material": 0}
     document.add("meshes", {"name": "preview", "primitives": [primitive]})

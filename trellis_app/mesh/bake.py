@@ -137,18 +137,22 @@ def bake(surface: Surface, atlas: Atlas, sampler: Sampler, *, size: int, alpha: 
     values = sampler.at(points)
     in_chart = inside.reshape(-1)[rows] >= 0
     mode = choose_alpha_mode(values[in_chart, 5]) if alpha == "auto" else alpha.upper()
-    translucent = _translucent_faces(face.reshape(-1)[rows], values[:, 5], len(surface.faces), mode)
+    translucent = np.zeros(len(surface.faces), dtype=bool)
+    if mode == "BLEND":
+        translucent = _translucent_faces(surface, face.reshape(-1)[rows], values[:, 5], sampler)
     pixels, weight = np.zeros((size * size, 6), np.float32), np.zeros(size * size, np.float32)
     pixels[rows], weight[rows] = values, 1.0
     pixels = fill_gutters(pixels.reshape(size, size, 6), weight.reshape(size, size))
     return Baked(pack_textures(pixels, mode), translucent, int(in_chart.sum()))
 
 
-def _translucent_faces(face: np.ndarray, alpha: np.ndarray, count: int, mode: str) -> np.ndarray:
-    if mode != "BLEND":
-        return np.zeros(count, dtype=bool)
-    mean = np.bincount(face, weights=alpha, minlength=count) / np.maximum(np.bincount(face, minlength=count), 1)
-    return (mean < _SEE_THROUGH) & (np.bincount(face, minlength=count) > 0)
+def _translucent_faces(surface: Surface, face: np.ndarray, alpha: np.ndarray, sampler: Sampler) -> np.ndarray:
+    """Faces whose mean alpha (over their texels; at the centre where they have none) lets light through, bool [F]."""
+    texels = np.bincount(face, minlength=len(surface.faces))
+    mean = np.bincount(face, weights=alpha, minlength=len(surface.faces)) / np.maximum(texels, 1)
+    bare = np.flatnonzero(texels == 0)
+    mean[bare] = sampler.at(surface.vertices[surface.faces[bare]].mean(axis=1))[:, 5]
+    return mean < _SEE_THROUGH
 
 
 def pack_textures(pixels: np.ndarray, mode: str) -> Textures:

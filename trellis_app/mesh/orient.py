@@ -15,7 +15,7 @@ from trellis_app.mesh.bvh import build_tree, escapes
 from trellis_app.mesh.surface import Edges, Surface, edge_table, face_cross
 
 _SAMPLES = 192  # faces of a patch that vote
-_SECOND_LOOK = 1024  # rays from each side before a patch counts as hidden
+_SECOND_LOOK = 60_000  # rays from each side, shared by the patches that seem hidden
 
 
 @njit(cache=True, nogil=True)
@@ -123,30 +123,42 @@ def visibility(surface: Surface, patch: np.ndarray, *, rays: int = 2) -> tuple[n
     front, back = shoot(picked, 1.0), shoot(picked, -1.0)
     unseen = np.flatnonzero((front == 0) & (back == 0))
     if len(unseen):
+        more = int(np.clip(_SECOND_LOOK // len(unseen), 16, 1024))
         rows = np.flatnonzero(np.isin(patch, unseen))
-        sizes = np.bincount(patch[rows], minlength=patches)
-        chosen = rows[_sample_faces(np.searchsorted(unseen, patch[rows]), len(unseen), _SECOND_LOOK)]
-        again = np.repeat(chosen, -(-_SECOND_LOOK // np.minimum(sizes[patch[chosen]], _SECOND_LOOK)))
+        chosen = rows[_sample_faces(np.searchsorted(unseen, patch[rows]), len(unseen), more)]
+        again = np.repeat(chosen, -(-more // np.bincount(patch[chosen], minlength=patches)[patch[chosen]]))
         front[unseen], back[unseen] = shoot(again, 1.0)[unseen], shoot(again, -1.0)[unseen]
     return front, back
 
 
-def orient_outward(surface: Surface, *, drop_hidden: bool = True) -> Surface:
-    """Wind all faces consistently and outward; drop patches that no ray leaves (`drop_hidden`).
+def visible_faces(surface: Surface) -> tuple[Surface, np.ndarray]:
+    """(the surface without hidden patches, vote float64 [F] of each face that is left).
 
-    Open sheets, seen from both sides alike, keep one consistent winding. If everything is hidden, nothing is dropped.
+    A vote is positive where the open air is seen from a face's front, negative where from its back. Patches that no ray
+    leaves are dropped; if everything is hidden, nothing is.
+    """
+    if not len(surface.faces):
+        return surface, np.zeros(0)
+    patch, turn = patches_by_winding(surface, edge_table(surface))
+    front, back = visibility(turned(surface, turn), patch)
+    vote = np.where(turn, -1.0, 1.0) * (front - back)[patch]
+    seen = (front + back > 0)[patch]
+    return (surface.keep_faces(seen), vote[seen]) if seen.any() else (surface, vote)
+
+
+def wind_by_votes(surface: Surface, vote: np.ndarray) -> Surface:
+    """One winding for each patch of the surface, the one that the area-weighted votes of its faces prefer.
+
+    Open sheets, seen from both sides alike, keep one consistent winding.
     """
     if not len(surface.faces):
         return surface
     patch, turn = patches_by_winding(surface, edge_table(surface))
-    surface = turned(surface, turn)
-    front, back = visibility(surface, patch)
-    score = (front - back)[patch]
-    seen = (front + back > 0)[patch]
-    if drop_hidden and seen.any():
-        surface, score = surface.keep_faces(seen), score[seen]
-    # Patches that met at a dropped wall are one patch now: join again and let the votes of the parts decide.
-    patch, turn = patches_by_winding(surface, edge_table(surface))
     area = 0.5 * np.linalg.norm(face_cross(surface), axis=1)
-    votes = np.bincount(patch, weights=np.where(turn, -1.0, 1.0) * score * area)
-    return turned(surface, turn ^ (votes < 0)[patch])
+    total = np.bincount(patch, weights=np.where(turn, -1.0, 1.0) * vote * area)
+    return turned(surface, turn ^ (total < 0)[patch])
+
+
+def orient_outward(surface: Surface) -> Surface:
+    """Drop hidden patches and wind the rest consistently and outward."""
+    return wind_by_votes(*visible_faces(surface))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+_THOROUGH = 48  # so many charts look for a place from the bottom, later ones where others of their size got to
 _HEADROOM = 2  # a strip may grow this many times higher than wide before packing gives up
 
 
@@ -165,11 +166,11 @@ def _longest_run(free: np.ndarray, width: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _find_place(free: np.ndarray, longest: np.ndarray, runs: np.ndarray, last: int) -> tuple[int, int]:
-    """Lowest (y <= last, then x) where all runs (row, first, length) are free, or (-1, -1)."""
+def _find_place(free: np.ndarray, longest: np.ndarray, runs: np.ndarray, start: int, last: int) -> tuple[int, int]:
+    """Lowest (start <= y <= last, then x) where all runs (row, first, length) are free, or (-1, -1)."""
     words = free.shape[1]
     possible, run, shifted = np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.uint64)
-    for y in range(last + 1):
+    for y in range(start, last + 1):
         fits = True
         for k in range(len(runs)):
             if longest[y + runs[k, 0]] < runs[k, 2]:
@@ -205,14 +206,19 @@ def _place_all(
         free[:, words - 1] = (np.uint64(1) << np.uint64(padded % 64)) - np.uint64(1)
     longest = np.full(limit + 2 * gap, padded, np.int64)
     offset, turns = np.zeros((len(order), 2), np.int32), np.zeros(len(order), np.int32)
+    passed = np.zeros((64, 4), np.int64)  # where charts of about this size found no place below
     used = 0
-    for chart in order:
+    for rank in range(len(order)):
+        chart = order[rank]
         bitmap = blocks[start[chart] : start[chart + 1]].reshape(size[chart, 1], size[chart, 0])
         best_top, best_x, best_y, best_turn = limit + 1, 0, -1, 0
+        kind = int(4.0 * np.log2(bitmap.size + 1.0)) % 64
         for turn in range(4):
             wide = _widened(_turned(bitmap, turn), gap)
             rows = wide.shape[0] - 2 * gap
-            y, x = _find_place(free, longest, _runs(wide), best_top - 1 - rows)
+            low = passed[kind, turn] if rank >= _THOROUGH else 0
+            y, x = _find_place(free, longest, _runs(wide), low, best_top - 1 - rows)
+            passed[kind, turn] = max(y, low) if y >= 0 else max(low, best_top - rows)
             if y >= 0:
                 best_top, best_x, best_y, best_turn = y + rows, x, y, turn
         if best_y < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.orient import orient_outward
+from trellis_app.mesh.orient import visible_faces, wind_by_votes
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
@@ -16,6 +16,10 @@ from trellis_app.mesh.surface import (
     split_corners,
     weld_vertices,
 )
+
+# Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
+# vertex move apart where touching sheets are cut.
+_CRUMB, _FIN, _HOLE, _APART = 12.0, 5.0, 16.0, 0.02
 
 
 def clean(surface: Surface) -> Surface:
@@ -126,22 +130,44 @@ def _divide_crowded_edges(surface: Surface, edges: Edges, partner: np.ndarray) -
     )
 
 
-def separate(surface: Surface) -> Surface:
+def separate(surface: Surface, *, apart: float = 0.0) -> Surface:
     """Cut an oriented surface until every edge has at most two faces, oppositely directed, and every vertex one fan.
 
-    Sheets that touch come apart as coincident vertices; solids stay closed. Faces only grow in number where two sheets
+    Sheets that touch come apart; solids stay closed. Copies of a vertex move `apart` (world units) towards the inside
+    of their own sheet, so that they stay apart when positions are merged. Faces only grow in number where two sheets
     share an edge whose ends cannot be cut.
     """
+    cut = np.zeros(len(surface.vertices), dtype=bool)
     for _ in range(8):
         edges = edge_table(surface)
         partner = _partners(surface.vertices, surface.faces, edges.start, edges.halves)
         faces, source = split_corners(surface.faces, partner)
+        cut = cut[source] | (np.bincount(source, minlength=len(surface.vertices)) > 1)[source]
         surface = Surface(surface.vertices[source], faces)
         edges = edge_table(surface)
         if (edges.counts <= 2).all():
-            return surface
+            break
         surface = _divide_crowded_edges(surface, edges, partner)
-    return surface
+        cut = np.concatenate([cut, np.ones(len(surface.vertices) - len(cut), dtype=bool)])
+    return _moved_inwards(surface, cut, apart) if apart > 0 and cut.any() else surface
+
+
+def _moved_inwards(surface: Surface, which: np.ndarray, distance: float) -> Surface:
+    """Move the marked vertices against their mean normal, and a little less towards their neighbours' mean."""
+    cross = face_cross(surface)
+    corners = surface.faces.reshape(-1)
+    count = len(surface.vertices)
+    centres = np.repeat(surface.vertices[surface.faces].mean(axis=1, dtype=np.float64), 3, axis=0)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(corners, weights=values[:, k], minlength=count) for k in range(3)], axis=1)
+
+    def unit(values: np.ndarray) -> np.ndarray:
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+    inward = 0.7 * unit(mean(centres - surface.vertices[corners])) - unit(mean(np.repeat(cross, 3, axis=0)))
+    moved = surface.vertices + distance * which[:, None] * unit(inward)
+    return Surface(moved.astype(np.float32), surface.faces)
 
 
 def fill_holes(surface: Surface, max_perimeter: float) -> Surface:
@@ -194,13 +220,33 @@ def _border_loops(begin: np.ndarray, end: np.ndarray, blocked: np.ndarray) -> np
     return parent
 
 
+def fins(surface: Surface, maximum_area: float) -> np.ndarray:
+    """Mask bool [F] of small patches that hang on an edge where other faces already meet.
+
+    A patch is connected across manifold edges; it is a fin if it is smaller than `maximum_area` and touches an edge
+    with more than two faces. Stray quads of a decoder are of this kind.
+    """
+    edges = edge_table(surface)
+    patch = components(surface, edges)
+    area = np.bincount(patch, weights=0.5 * np.linalg.norm(face_cross(surface), axis=1))
+    hangs = np.zeros(len(area), dtype=bool)
+    hangs[patch[(edges.counts[edges.of_half] > 2).reshape(-1, 3).any(axis=1)]] = True
+    return (hangs & (area < maximum_area))[patch]
+
+
 def repair(surface: Surface, *, voxel: float) -> Surface:
     """The finisher's clean-up of a decoded surface; `voxel` is the side of a voxel in world units.
 
     Result: no degenerate or duplicate face, consistent outward winding, edges with one or two faces, no crumbs smaller
-    than a few voxel faces, no inner shells, holes of a few voxels closed.
+    than a few voxel faces, no fins, no inner shells, holes of a few voxels closed.
     """
-    surface = remove_small_components(clean(surface), 12.0 * voxel**2)
-    surface = separate(orient_outward(surface))
-    surface = remove_small_components(surface, 6.0 * voxel**2)
-    return fill_holes(surface, 14.0 * voxel).compacted()
+    surface = clean(surface)
+    area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
+    crumb = min(_CRUMB * voxel**2, 0.01 * area)
+    surface, vote = visible_faces(remove_small_components(surface, crumb))
+    keep = ~fins(surface, min(_FIN * voxel**2, 0.01 * area))
+    if 2 * keep.sum() > len(keep):
+        surface, vote = surface.keep_faces(keep), vote[keep]
+    surface = separate(wind_by_votes(surface, vote), apart=_APART * voxel)
+    surface = remove_small_components(surface, crumb)
+    return fill_holes(surface, _HOLE * voxel).compacted()

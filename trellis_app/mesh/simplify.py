@@ -15,7 +15,7 @@ from numba import njit
 
 from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_cross
 
-_PULL = 2e-4  # weight of the pull towards the merged vertices, relative to the planes'
+_PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the planes'
 _BORDER = 4.0  # weight of border planes
 _BUCKETS = 1 << 13
 _BUCKET_BITS = 18  # bits dropped of a float32 cost: 32 buckets for each doubling

@@ -116,19 +116,24 @@ def _covered_twice(corners: np.ndarray, chart: np.ndarray, scale: float, size: n
 def _without_overlap(
     surface: Surface, chart: np.ndarray, scale: float, limits: ChartLimits
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(chart, local corners) after cutting charts that fold over themselves at `scale` texels a world unit."""
+    """(chart, local corners) after cutting charts that fold over themselves at `scale` texels a world unit.
+
+    A chart of which a large part is covered twice is cut anew with stricter limits, else only the faces on top leave.
+    """
     strict = limits
+    area = np.linalg.norm(face_cross(surface), axis=1)
     for attempt in range(12):
         corners = project(surface, chart)
         size = (chart_extent(corners, chart) * scale).astype(np.int64) + 2
         again = _covered_twice(corners, chart, scale, size)
         if not again.any():
             break
-        if attempt < 3:
+        double = np.bincount(chart, weights=area * again) > 0.1 * np.bincount(chart, weights=area)
+        if attempt < 3 and double.any():
             strict = replace(strict, flatness=1 - (1 - strict.flatness) / 2, steepest=0.5 * (1 + strict.steepest))
-            chart = recut(surface, chart, np.unique(chart[again]), strict)
+            chart = recut(surface, chart, np.flatnonzero(double), strict)
         else:
-            chart = separate_faces(surface, chart, again, strict)
+            chart = separate_faces(surface, chart, again, limits)
     return chart, corners
 
 
@@ -137,14 +142,16 @@ def _fit(corners: np.ndarray, chart: np.ndarray, area: float, side: int, gap: in
     scale = 0.84 * side / np.sqrt(area)
     best: tuple[Packing, float] | None = None
     too_big = np.inf
-    for _ in range(_TRIES):
+    for attempt in range(4 * _TRIES):
+        if attempt >= _TRIES and best is not None:
+            break
         found = pack(corners, chart, scale=scale, side=side, gap=gap)
         if found is not None and found.height <= side:
             best = (found, scale)
             wish = scale * max(np.sqrt(side / found.height), 1.01)
         else:
             too_big = scale
-            wish = scale * (np.sqrt(side / found.height) if found is not None else 0.85)
+            wish = scale * (np.sqrt(side / found.height) if found is not None else 0.75)
         low = best[1] if best is not None else 0.0
         scale = min(wish, 0.5 * (low + too_big)) if best is not None and too_big < np.inf else wish
         if too_big < low * 1.015:

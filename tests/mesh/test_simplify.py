@@ -1,0 +1,89 @@
+"""The budget is met, the surface stays manifold and close, nothing turns over."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from tests.voxel_shapes import ball, decoded, ring, signed_volume, surface_of, voxel_asset
+from trellis_app.mesh.bvh import build_tree, closest_points
+from trellis_app.mesh.health import report
+from trellis_app.mesh.repair import repair
+from trellis_app.mesh.simplify import simplify
+from trellis_app.mesh.surface import Surface, face_cross
+
+
+def distance(a: Surface, b: Surface) -> float:
+    """Greatest distance of a's vertices and face centres to b."""
+    points = np.concatenate([a.vertices, a.vertices[a.faces].mean(axis=1)])
+    return float(np.linalg.norm(closest_points(build_tree(b), points)[0] - points, axis=1).max())
+
+
+@pytest.mark.parametrize("target", [4, 100, 999, 2000])
+def test_a_torus_or_ball_keeps_its_shape(target: int) -> None:
+    for mesh in (ball(0.4), ring()):
+        surface = surface_of(mesh)
+        small = simplify(surface, target)
+        health = report(small.vertices, small.faces, weld=True)
+        assert max(target - 1, 4) <= len(small.faces) <= max(target, 16) or target == 4
+        assert len(small.faces) <= target or target == 4
+        assert health.watertight
+        assert health.parts == 1
+        if target >= 999:
+            assert max(distance(small, surface), distance(surface, small)) < 0.01
+            assert signed_volume(small) == pytest.approx(mesh.volume, rel=0.02)
+
+
+def test_flat_faces_and_sharp_edges_cost_nothing() -> None:
+    box = trimesh.creation.box((0.8, 0.6, 0.4)).subdivide().subdivide().subdivide().subdivide()
+    small = simplify(surface_of(box), 12)
+    assert len(small.faces) == 12
+    assert signed_volume(small) == pytest.approx(0.192, rel=1e-3)
+    assert distance(small, surface_of(box)) < 1e-3
+
+
+def test_the_border_of_a_sheet_stays() -> None:
+    axis = np.linspace(-0.4, 0.4, 41, dtype=np.float32)
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    vertices = np.stack([x.ravel(), y.ravel(), 0.05 * np.sin(8 * x.ravel())], axis=1)
+    corner = (np.arange(40)[:, None] * 41 + np.arange(40)).ravel()
+    faces = np.concatenate(
+        [np.stack([corner, corner + 41, corner + 42], 1), np.stack([corner, corner + 42, corner + 1], 1)]
+    )
+    sheet = Surface(vertices.astype(np.float32), faces.astype(np.int32))
+    small = simplify(sheet, 300)
+    health = report(small.vertices, small.faces)
+    assert (health.parts, health.non_manifold_edges, health.inconsistent_edges) == (1, 0, 0)
+    assert 298 <= len(small.faces) <= 300
+    np.testing.assert_allclose(small.vertices.min(0)[:2], (-0.4, -0.4), atol=2e-3)
+    np.testing.assert_allclose(small.vertices.max(0)[:2], (0.4, 0.4), atol=2e-3)
+    assert (face_cross(small)[:, 2] > 0).all()
+    assert max(distance(small, sheet), distance(sheet, small)) < 4e-3
+
+
+def test_decoded_surfaces_meet_the_budget_and_stay_manifold() -> None:
+    full = repair(decoded(voxel_asset(ring(), 96)), voxel=1 / 96)
+    for target in (500, 5000):
+        small = simplify(full, target)
+        health = report(small.vertices, small.faces, weld=True)
+        assert target - 1 <= len(small.faces) <= target
+        assert health.watertight
+        assert np.bincount(small.faces.ravel()).min() >= 3
+    assert distance(small, full) < 0.5 / 96
+
+
+def test_nothing_happens_within_the_budget_and_parts_go_when_none_can_shrink() -> None:
+    surface = surface_of(ball(subdivisions=1))
+    assert simplify(surface, len(surface.faces)) is surface
+    crowd = trimesh.util.concatenate(
+        [trimesh.creation.icosphere(0, 0.01 + 0.001 * i).apply_translation((0.05 * i, 0, 0)) for i in range(10)]
+    )
+    small = simplify(surface_of(crowd), 20)
+    assert len(small.faces) <= 20
+    assert report(small.vertices, small.faces).watertight
+
+
+def test_same_input_same_output() -> None:
+    surface = surface_of(ring())
+    a, b = simplify(surface, 700), simplify(surface, 700)
+    assert a.vertices.tobytes() == b.vertices.tobytes()
+    assert a.faces.tobytes() == b.faces.tobytes()

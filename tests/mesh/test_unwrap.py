@@ -1,0 +1,139 @@
+"""Charts do not overlap, keep their distance, use the atlas well, and are cheap to sample."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from trellis_kernels.rasterise.op import rasterise
+
+from tests.voxel_shapes import ball, decoded, ring, surface_of, voxel_asset
+from trellis_app.mesh.charts import ChartLimits, cut_charts
+from trellis_app.mesh.packing import chart_extent, pack
+from trellis_app.mesh.repair import repair
+from trellis_app.mesh.surface import Surface, components, edge_table
+from trellis_app.mesh.unwrap import Atlas, unwrap
+
+SIZE = 256
+
+
+def coverage(atlas: Atlas, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(face in front of each texel centre or -1, how many faces hold it), both [size, size]."""
+    clip = np.zeros((3 * len(atlas.uvs), 4), np.float32)
+    clip[:, :2], clip[:, 3] = 2 * atlas.uvs.reshape(-1, 2) - 1, 1.0
+    corners = torch.arange(len(clip), dtype=torch.int32).reshape(-1, 3)
+    layers, count = rasterise(torch.from_numpy(clip), corners, (size, size)), np.zeros((size, size), int)
+    first = layers.face.numpy()
+    count += first >= 0
+    order = torch.arange(len(atlas.uvs) - 1, -1, -1, dtype=torch.int64)
+    last = rasterise(torch.from_numpy(clip), corners[order], (size, size)).face.numpy()
+    last = np.where(last >= 0, len(atlas.uvs) - 1 - last, -1)
+    return first, count + ((last != first) & (first >= 0))
+
+
+def gnarled() -> Surface:
+    """A ball with bumps, as a decoder would give it."""
+    mesh = ball(0.35, 5)
+    directions = mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True)
+    mesh.vertices = directions * (0.33 + 0.06 * np.sin(9 * directions).prod(axis=1, keepdims=True))
+    return repair(decoded(voxel_asset(mesh, 40)), voxel=1 / 40)
+
+
+def helix() -> Surface:
+    """A flat ramp that winds twice around: every face looks up, the projection lies on itself."""
+    turn = np.linspace(0, 4 * np.pi, 120)
+    rim = [np.stack([r * np.cos(turn), r * np.sin(turn), 0.02 * turn - 0.12], axis=1) for r in (0.15, 0.4)]
+    vertices = np.concatenate(rim).astype(np.float32)
+    a = np.arange(119)
+    faces = np.concatenate([np.stack([a, a + 120, a + 121], 1), np.stack([a, a + 121, a + 1], 1)])
+    return Surface(vertices, faces.astype(np.int32))
+
+
+SHAPES = {
+    "ball": lambda: surface_of(ball()),
+    "ring": lambda: surface_of(ring()),
+    "box": lambda: surface_of(trimesh.creation.box((0.5, 0.4, 0.3))),
+    "gnarled": gnarled,
+    "helix": helix,
+    "triangle": lambda: Surface(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32)),
+}
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_no_texel_belongs_to_two_faces(name: str) -> None:
+    atlas = unwrap(SHAPES[name](), texture_size=SIZE)
+    assert atlas.uvs.min() >= 0
+    assert atlas.uvs.max() <= 1
+    assert np.isfinite(atlas.uvs).all()
+    face, count = coverage(atlas, SIZE)
+    assert count.max() == 1
+    assert (face >= 0).mean() > (0.3 if name == "helix" else 0.4)
+
+
+@pytest.mark.parametrize(("name", "margin"), [("ring", 4), ("gnarled", 3), ("box", 8)])
+def test_charts_keep_the_margin(name: str, margin: int) -> None:
+    atlas = unwrap(SHAPES[name](), texture_size=SIZE, margin=margin)
+    face, _ = coverage(atlas, SIZE)
+    chart = np.where(face >= 0, atlas.chart[np.maximum(face, 0)], -1)
+    for dy in range(-margin, margin + 1):
+        for dx in range(-margin, margin + 1):
+            a = chart[max(dy, 0) : SIZE + min(dy, 0), max(dx, 0) : SIZE + min(dx, 0)]
+            b = chart[max(-dy, 0) : SIZE + min(-dy, 0), max(-dx, 0) : SIZE + min(-dx, 0)]
+            assert not ((a >= 0) & (b >= 0) & (a != b)).any()
+
+
+def test_charts_are_connected_and_share_uvs_inside() -> None:
+    surface = gnarled()
+    atlas = unwrap(surface, texture_size=SIZE)
+    for chart in range(int(atlas.chart.max()) + 1):
+        part = surface.keep_faces(atlas.chart == chart)
+        assert components(part, edge_table(part)).max() == 0
+    key = surface.faces.astype(np.int64) * (int(atlas.chart.max()) + 1) + atlas.chart[:, None]
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    corner = atlas.uvs.reshape(-1, 2)
+    assert np.array_equal(corner[first][inverse.reshape(-1)], corner)
+
+
+def test_texels_are_spread_evenly() -> None:
+    surface = gnarled()
+    atlas = unwrap(surface, texture_size=SIZE)
+    uv = atlas.uvs.astype(np.float64)
+    a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+    flat = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+    corners = surface.vertices.astype(np.float64)[surface.faces]
+    solid = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    density = np.sqrt(flat / solid)
+    density /= np.average(density, weights=solid)
+    low, high = np.quantile(np.repeat(density, np.maximum(solid / solid.min(), 1).astype(int)), (0.02, 0.98))
+    assert low > 0.5
+    assert high < 1.6
+
+
+def test_few_charts_on_simple_shapes() -> None:
+    assert int(unwrap(SHAPES["box"](), texture_size=SIZE).chart.max()) + 1 == 6
+    assert int(cut_charts(surface_of(ball(subdivisions=5)), ChartLimits()).max()) + 1 <= 24
+
+
+def test_pack_places_all_charts_apart_within_the_strip() -> None:
+    rng = np.random.default_rng(0)
+    size = rng.integers(1, 30, (60, 2)) - 0.5
+    box = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], float)
+    corners = (box[None] * size[:, None, None, :]).reshape(-1, 3, 2)
+    chart = np.repeat(np.arange(60), 2)
+    found = pack(corners, chart, scale=1.0, side=128, gap=2)
+    assert found is not None
+    extent = np.floor(chart_extent(corners, chart)).astype(int) + 1
+    taken = np.zeros((300, 140), int)
+    for (x, y), turns, (width, height) in zip(found.offset, found.turns, extent, strict=True):
+        across, up = (height, width) if turns % 2 else (width, height)
+        assert x >= 0
+        assert x + across <= 128
+        assert y + up <= found.height
+        assert taken[max(y - 2, 0) : y + up + 2, max(x - 2, 0) : x + across + 2].sum() == 0
+        taken[y : y + up, x : x + across] = 1
+    assert extent.prod(axis=1).sum() > 0.6 * 128 * found.height
+    assert pack(corners, chart, scale=100.0, side=128, gap=2) is None
+
+
+def test_same_input_same_atlas() -> None:
+    surface = gnarled()
+    assert unwrap(surface, texture_size=SIZE).uvs.tobytes() == unwrap(surface, texture_size=SIZE).uvs.tobytes()
