@@ -68,7 +68,8 @@ def flat_slab(vertices, faces, triangles, corner_rgba, metal_rough, coords, h, n
         plane_of(vertices, i0, i1, i2, plane)
         count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
         for c in range(count):
-            add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, cells[c], rows[c], share, sums)
+            x, y, z = cells[c, 0], cells[c, 1], cells[c, 2]
+            add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, x, y, z, rows[c], share, sums)
     for row in range(total):
         if sums[row, 6] == 0.0:
             add_crossings(vertices, faces, triangles, corner_rgba, metal_rough, h, n, x0, x1, bits, ranks, share, sums)
@@ -87,26 +88,25 @@ def add_crossings(vertices, faces, triangles, corner_rgba, metal_rough, h, n, x0
     """Give voxels that rounding left without a triangle those that cross one of their edges."""
     empty = sums[:, 6] == 0.0
     hits, _, ends = scan_slab(vertices, faces, triangles, h, n, x0, x1)
-    begin, cell = np.int64(0), np.empty(3, np.int32)
+    begin = np.int64(0)
     for k in range(triangles.shape[0]):
         t = triangles[k]
         for hit in range(begin, ends[k]):
             for corner in range(4):
                 dx, dy, dz = corner_offset(hits[hit, 3], corner)
-                cell[0], cell[1], cell[2] = hits[hit, 0] + dx, hits[hit, 1] + dy, hits[hit, 2] + dz
-                if cell[0] < x0 or cell[0] >= x1:
+                x, y, z = hits[hit, 0] + dx, hits[hit, 1] + dy, hits[hit, 2] + dz
+                if x < x0 or x >= x1:
                     continue
-                row = row_of(bits, ranks, n[1], (n[2] + 63) >> 6, cell[0] - x0, cell[1], cell[2])
+                row = row_of(bits, ranks, n[1], (n[2] + 63) >> 6, x - x0, y, z)
                 if row >= 0 and empty[row]:
                     i0, i1, i2 = faces[t, 0], faces[t, 1], faces[t, 2]
-                    add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, cell, row, share, sums)
+                    add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, x, y, z, row, share, sums)
         begin = ends[k]
 
 
 @njit(cache=True, nogil=True)
-def add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, cell, row, share, sums):
-    x, y, z = np.float64(cell[0]) + 0.5, np.float64(cell[1]) + 0.5, np.float64(cell[2]) + 0.5
-    distance = closest_point(vertices, i0, i1, i2, x, y, z, share)
+def add_flat(vertices, i0, i1, i2, t, corner_rgba, metal_rough, x, y, z, row, share, sums):
+    distance = closest_point(vertices, i0, i1, i2, x + 0.5, y + 0.5, z + 0.5, share)
     weight = max(1.0 - distance, LEAST_WEIGHT)
     for c in range(4):
         value = share[0] * corner_rgba[t, 0, c] + share[1] * corner_rgba[t, 1, c] + share[2] * corner_rgba[t, 2, c]

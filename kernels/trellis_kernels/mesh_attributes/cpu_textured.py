@@ -32,8 +32,9 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
     geometry: (vertices float32 [V, 3] relative to the grid's corner, faces int32 [F, 3]);
     surface: (uv float32 [F, 3, 2], colour float32 [F, 3, 4] or [0, 3, 4], material int32 [F]);
     textures: (texels uint8 [*, 4], starts int64 [T, L], sizes int32 [T, L, 2] (height, width), levels int32 [T],
-    wrap int32 [T], linear bool [T]); materials: (texture int32 [K, 4] of base, metallic, roughness, alpha, -1 for none,
-    factor float64 [K, 6], cutoff float64 [K], negative for none).
+    wrap int32 [T], linear bool [T], extents float64 [T]: log2 of the mean side);
+    materials: (texture int32 [K, 4] of base, metallic, roughness, alpha, -1 for none, factor float64 [K, 6],
+    cutoff float64 [K], negative for none).
     """
     slices = slab_slices(cells)
     slabs = -(-int(cells[0]) // slices)
@@ -57,7 +58,7 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
 def textured_slab(geometry, triangles, surface, textures, materials, coords, place, original, mip_offset):
     vertices, faces = geometry
     uv, colour, of_face = surface
-    texels, starts, sizes, levels, wraps, linear = textures
+    texels, starts, sizes, levels, wraps, linear, extents = textures
     texture, factor, cutoff = materials
     h, n, x0, x1 = place
     ny, wz = n[1], (n[2] + 63) >> 6
@@ -71,6 +72,7 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
     plane, tests = np.empty(4, np.float64), np.empty((3, 3, 3), np.float64)
     share, texel, value = np.empty(3, np.float64), np.empty(4, np.float64), np.empty(6, np.float64)
     cells, rows = np.empty((total, 3), np.int32), np.empty(total, np.int32)
+    size = max(np.float64(h[0]), np.float64(h[1]), np.float64(h[2]))
     hits, ends = np.empty((0, 4), np.int32), np.empty(0, np.int64)
     wanting, crossing = np.ones(total, np.bool_), original
     for _phase in range(2):
@@ -88,7 +90,7 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
                 count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
             if count == 0:
                 continue
-            width = footprint(vertices, i0, i1, i2, uv, t, max(h[0], h[1], h[2]), TINY_UV if original else 1e-30)
+            octave = footprint_octave(vertices, i0, i1, i2, uv, t, size, TINY_UV if original else 1e-30) + mip_offset
             for c in range(count):
                 x, y, z = (cells[c, 0] + 0.5) * h[0], (cells[c, 1] + 0.5) * h[1], (cells[c, 2] + 0.5) * h[2]
                 if original:
@@ -104,7 +106,7 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
                 for group in range(4):
                     wanted = np.int64(texture[m, group])
                     if wanted >= 0 and wanted != last:
-                        sample(texels, starts, sizes, levels, wraps, linear, wanted, u, v, width, mip_offset, texel)
+                        sample(texels, starts, sizes, levels, wraps, linear, extents, wanted, u, v, octave, texel)
                         last = wanted
                     if wanted >= 0:
                         multiply(value, group, texel)
@@ -175,13 +177,13 @@ def projected(vertices, i0, i1, i2, plane, x, y, z, share):
 
 
 @njit(cache=True, nogil=True)
-def footprint(vertices, i0, i1, i2, uv, t, size, least):
-    """Width of a voxel of `size` in UV units: size / sqrt(|dP/du| |dP/dv|); 0 where the UV triangle has no area."""
+def footprint_octave(vertices, i0, i1, i2, uv, t, size, least):
+    """log2 of the width in UV units, size / sqrt(|dP/du| |dP/dv|); -inf where the UV triangle has no area."""
     du1, dv1 = np.float64(uv[t, 1, 0]) - uv[t, 0, 0], np.float64(uv[t, 1, 1]) - uv[t, 0, 1]
     du2, dv2 = np.float64(uv[t, 2, 0]) - uv[t, 0, 0], np.float64(uv[t, 2, 1]) - uv[t, 0, 1]
     determinant = du1 * dv2 - du2 * dv1
     if abs(determinant) < least:
-        return 0.0
+        return -np.inf
     along_u, along_v = 0.0, 0.0
     for k in range(3):
         e1 = np.float64(vertices[i1, k]) - vertices[i0, k]
@@ -189,7 +191,7 @@ def footprint(vertices, i0, i1, i2, uv, t, size, least):
         along_u += (e1 * dv2 - e2 * dv1) ** 2
         along_v += (e2 * du1 - e1 * du2) ** 2
     stretch = np.sqrt(np.sqrt(along_u) * np.sqrt(along_v)) / abs(determinant)
-    return size / stretch if stretch > 0.0 else 0.0
+    return np.log2(size / stretch) if stretch > 0.0 else -np.inf
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -216,7 +218,7 @@ def tint(value, colour, t, share):
 
 
 @njit(cache=True, nogil=True)
-def sample(texels, starts, sizes, levels, wraps, linear, which, u, v, width, mip_offset, texel):
+def sample(texels, starts, sizes, levels, wraps, linear, extents, which, u, v, octave, texel):
     """Texel in [0, 1] at (u, v): nearest, or trilinear between the two levels nearest to the footprint."""
     height, breadth, wrap = sizes[which, 0, 0], sizes[which, 0, 1], wraps[which]
     x, y = folded(u, wrap), folded(1.0 - v, wrap)
@@ -226,7 +228,7 @@ def sample(texels, starts, sizes, levels, wraps, linear, which, u, v, width, mip
             texel[c] = texels[at, c] / 255.0
         return
     texel[0] = texel[1] = texel[2] = texel[3] = 0.0
-    level = np.log2(width * np.sqrt(np.float64(height) * breadth)) + mip_offset if width > 0.0 else 0.0
+    level = octave + extents[which]
     level = min(level, np.float64(levels[which] - 1)) if level > 0.0 else 0.0
     lower = int(level)
     blend = level - lower

@@ -108,7 +108,8 @@ def packed(materials: tuple[Material, ...], *, rounded: bool) -> tuple[tuple[np.
             texels.append(image.reshape(-1, 4))
     wrap = np.array([WRAPS.index(t.wrap) for t in unique.values()], np.int32)
     linear, count = np.array([t.linear for t in unique.values()], np.bool_), [len(chain) for chain in chains]
-    textures = (np.concatenate(texels), starts, sizes, np.array(count, np.int32), wrap, linear)
+    extents = 0.5 * np.log2(sizes[:, 0].prod(axis=1))
+    textures = (np.concatenate(texels), starts, sizes, np.array(count, np.int32), wrap, linear, extents)
     index = np.array([[-1 if t is None else number[id(t)] for t in row] for row in slots], np.int32).reshape(-1, 4)
     factors = np.array([m.factors for m in materials], np.float64).reshape(-1, 6)
     cutoff = np.array([-1.0 if m.alpha_cutoff is None else m.alpha_cutoff for m in materials], np.float64)

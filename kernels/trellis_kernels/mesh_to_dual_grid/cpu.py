@@ -119,12 +119,27 @@ def boundary_edges(labels, faces):
     found = np.empty((ends.shape[0], 2), np.int32)
     total = 0
     for v in range(count):
-        fan = np.sort(ends[starts[v] : starts[v + 1]])
-        for k in range(fan.shape[0]):
-            if (k == 0 or fan[k - 1] != fan[k]) and (k + 1 == fan.shape[0] or fan[k + 1] != fan[k]):
-                found[total, 0], found[total, 1] = v, fan[k]
+        first, stop = starts[v], starts[v + 1]
+        sort_range(ends, first, stop)
+        for k in range(first, stop):
+            if (k == first or ends[k - 1] != ends[k]) and (k + 1 == stop or ends[k + 1] != ends[k]):
+                found[total, 0], found[total, 1] = v, ends[k]
                 total += 1
     return found[:total]
+
+
+@njit(cache=True, nogil=True)
+def sort_range(values, first, stop):
+    """Sort values[first:stop] in place."""
+    if stop - first > 32:
+        values[first:stop].sort()
+        return
+    for k in range(first + 1, stop):
+        value, at = values[k], k
+        while at > first and values[at - 1] > value:
+            values[at] = values[at - 1]
+            at -= 1
+        values[at] = value
 
 
 @njit(cache=True, nogil=True)
@@ -160,7 +175,7 @@ def dual_slab(vertices, faces, triangles, edges, h, n, x0, x1, face_weight, boun
     for a in range(3):
         box[a] = h[a]
     for row in range(total):
-        solve_in_box(sums[row], box, point)
+        solve_in_box(sums, row, box, point)
         for a in range(3):
             dual[row, a] = point[a] / box[a]
     return coords, dual, crossed
