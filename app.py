@@ -19,6 +19,7 @@ from trellis_app.settings import AppSettings, GenerationRequest, app_settings
 from trellis_app.types import PreparedImage, StageEvent
 from trellis_app.ui.build import build_ui, launch_options
 from trellis_app.ui.handlers import Work
+from trellis_app.warmup import warm_up
 
 
 def parse_settings(arguments: list[str] | None = None) -> AppSettings:
@@ -52,6 +53,7 @@ if __name__ == "__main__":
     try:
         SETTINGS = parse_settings()
         PIPELINE = ImageTo3D.load(SETTINGS)
+        warm_up(PIPELINE)
     except TrellisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
