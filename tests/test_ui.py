@@ -27,7 +27,7 @@ from trellis_app.ui.build import arrange, build_ui, launch_options
 from trellis_app.ui.controls import preset_label, ranged_fields, sliders, with_values
 from trellis_app.ui.handlers import STAGES, Handlers, Work
 from trellis_app.ui.page import Page
-from trellis_app.ui.session import Run, new_session_folder
+from trellis_app.ui.session import Run, Visitor, new_visitor
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,20 @@ def values(handlers: Handlers, *, faces: int = 2000, texture_size: int = 256) ->
 
 
 def start(handlers: Handlers, path: Path, folder: Path, seed: int = 3) -> Iterator[dict[Any, Any]]:
-    return handlers.generate(chosen(handlers, path), folder, "64", seed, *values(handlers))
+    return handlers.generate(*wanted(folder), chosen(handlers, path), seed, "64", *values(handlers))
+
+
+def wanted(folder: Path) -> tuple[Visitor, int]:
+    """A visitor whose first run has begun."""
+    visitor = Visitor(folder)
+    return visitor, visitor.begin()
+
+
+def texture_size(glb: Path) -> tuple[int, int]:
+    """Of the base colour texture; a GLB may hold an opaque and a translucent part that share it."""
+    sizes = {mesh.visual.material.baseColorTexture.size for mesh in trimesh.load(glb).geometry.values()}
+    (size,) = sizes
+    return size
 
 
 def last_of(changes: list[dict[Any, Any]], part: Any) -> Any:
@@ -120,7 +133,7 @@ class TestRun:
     def test_all_stages_appear_in_turn_and_files_are_kept(
         self, handlers: Handlers, picture: Path, tmp_path: Path
     ) -> None:
-        folder = new_session_folder(tmp_path / "outputs")
+        folder = new_visitor(tmp_path / "outputs").folder
         changes = list(start(handlers, picture, folder))
         page = handlers.page
         tokens = [change[page.stage.shown].split(":")[1] for change in changes if page.stage.shown in change]
@@ -143,9 +156,7 @@ class TestRun:
 
     def test_downloads_are_real(self, handlers: Handlers, picture: Path, tmp_path: Path) -> None:
         run: Run = last_of(list(start(handlers, picture, tmp_path / "s")), handlers.page.run)
-        mesh = trimesh.load(run.files["glb"], force="mesh")
-        assert len(mesh.faces) > 0
-        assert mesh.visual.material.baseColorTexture.size == (256, 256)
+        assert texture_size(run.files["glb"]) == (256, 256)
         assert len(trimesh.load(run.files["ply"]).vertices) > 0
         sidecar = json.loads((run.folder / "red-egg.json").read_text())
         assert sidecar["seed"] == 3
@@ -163,7 +174,7 @@ class TestRun:
         events.close()  # type: ignore[attr-defined]
         assert run is not None
         assert run.models[Stage.STRUCTURE].is_file()
-        halted = handlers.stop(run)[handlers.page.stage.stages]
+        halted = handlers.stop(Visitor(tmp_path), run)[handlers.page.stage.stages]
         assert halted["state"] == "stopped"
         assert halted["has_preview"] == "yes"
         again = list(start(handlers, picture, tmp_path / "s"))
@@ -189,13 +200,13 @@ class TestRun:
         assert changes[-1][handlers.page.run].pictures[Stage.STRUCTURE].is_file()
 
     def test_without_a_picture_it_says_what_to_do(self, handlers: Handlers, tmp_path: Path) -> None:
-        (change,) = handlers.generate(None, tmp_path, "64", 0, *values(handlers))
+        (change,) = handlers.generate(*wanted(tmp_path), None, 0, "64", *values(handlers))
         assert change[handlers.page.stage.stages]["title"] == "There is no picture yet."
 
     def test_unknown_resolution_is_an_error_in_the_page(
         self, handlers: Handlers, picture: Path, tmp_path: Path
     ) -> None:
-        changes = list(handlers.generate(chosen(handlers, picture), tmp_path, "4096", 0, *values(handlers)))
+        changes = list(handlers.generate(*wanted(tmp_path), chosen(handlers, picture), 0, "4096", *values(handlers)))
         assert changes[-1][handlers.page.stage.stages]["state"] == "error"
         assert "4096" in changes[-1][handlers.page.stage.stages]["title"]
 
@@ -223,12 +234,12 @@ class TestRun:
     def test_files_are_made_again_without_sampling(self, handlers: Handlers, picture: Path, tmp_path: Path) -> None:
         run: Run = last_of(list(start(handlers, picture, tmp_path / "s")), handlers.page.run)
         handlers.work = replace(handlers.work, generate=None)  # type: ignore[arg-type]
-        changes = list(handlers.finish_again(run, 1000, 512, "opaque"))
+        changes = list(handlers.finish_again(*wanted(tmp_path), run, 1000, 512, "opaque"))
         again: Run = changes[-1][handlers.page.run]
         assert changes[-1][handlers.page.stage.stages]["state"] == "done"
         assert again.files["glb"] != run.files["glb"]
         assert run.files["glb"].is_file()
-        assert trimesh.load(again.files["glb"], force="mesh").visual.material.baseColorTexture.size == (512, 512)
+        assert texture_size(again.files["glb"]) == (512, 512)
 
     def test_same_seed_same_file_other_seed_other_file(self, handlers: Handlers, picture: Path, tmp_path: Path) -> None:
         runs = [last_of(list(start(handlers, picture, tmp_path / "s", seed)), handlers.page.run) for seed in (1, 1, 2)]
@@ -237,14 +248,40 @@ class TestRun:
 
     def test_waiting_draws_a_seed_only_when_asked(self, handlers: Handlers) -> None:
         seed = handlers.page.picture.run.seed
-        assert handlers.begin(False, 7)[seed] == 7
-        assert handlers.begin(True, 7)[seed] != 7 or handlers.begin(True, 7)[seed] != 7
-        assert handlers.begin(False, 7)[handlers.page.stage.stages]["state"] == "waiting"
+        visitor = Visitor(Path("unused"))
+        assert handlers.begin(visitor, False, 7)[seed] == 7
+        assert {handlers.begin(visitor, True, 7)[seed] for _ in range(3)} != {7}
+        assert handlers.begin(visitor, False, 7)[handlers.page.stage.stages]["state"] == "waiting"
+        assert visitor.begun == 5
 
-    def test_an_unforeseen_error_is_told_but_a_stop_is_not_mistaken_for_one(self, handlers: Handlers) -> None:
-        row = handlers.page.stage.stages
-        assert handlers.unexpected(None, {"state": "running"})[row]["state"] == "error"
-        assert "state" not in handlers.unexpected(None, {"state": "stopped"})[row]
+    def test_a_stop_ends_the_run_before_its_next_step(self, handlers: Handlers, picture: Path, tmp_path: Path) -> None:
+        visitor, number = wanted(tmp_path / "s")
+        arguments = (visitor, number, chosen(handlers, picture), 0, "64", *values(handlers))
+        events = handlers.generate(*arguments)
+        next(events)
+        assert handlers.stop(visitor, None)[handlers.page.stage.stages]["state"] == "stopped"
+        (last,) = events
+        assert last[handlers.page.stage.stages]["state"] == "stopped"
+        assert list(handlers.generate(*arguments)) == [], "a stopped run that still stood in line does nothing"
+
+    def test_a_stopped_run_is_silent_once_the_next_one_began(
+        self, handlers: Handlers, picture: Path, tmp_path: Path
+    ) -> None:
+        visitor, number = wanted(tmp_path / "s")
+        events = handlers.generate(visitor, number, chosen(handlers, picture), 0, "64", *values(handlers))
+        next(events)
+        handlers.stop(visitor, None)
+        following = visitor.begin()
+        assert list(events) == []
+        assert visitor.wants(following)
+
+    def test_an_unforeseen_error_is_told_and_keeps_what_is_done(
+        self, handlers: Handlers, picture: Path, tmp_path: Path
+    ) -> None:
+        run: Run = last_of(list(start(handlers, picture, tmp_path / "s")), handlers.page.run)
+        changes = handlers.unexpected(run)
+        assert changes[handlers.page.stage.stages]["state"] == "error"
+        assert changes[handlers.page.run].files == run.files
 
     def test_the_viewer_keeps_the_camera(self, handlers: Handlers, picture: Path, tmp_path: Path) -> None:
         run: Run = last_of(list(start(handlers, picture, tmp_path / "s")), handlers.page.run)

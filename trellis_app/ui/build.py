@@ -25,14 +25,19 @@ from trellis_app.ui.page import (
     markup,
     picture_input,
 )
-from trellis_app.ui.session import new_session_folder
+from trellis_app.ui.session import new_visitor
 from trellis_app.ui.stages import plain
 from trellis_app.ui.theme import studio_theme
 from trellis_app.weights import FULL_BUNDLE, Bundle
 
 FRONT_CAMERA = (75, 72, None)  # degrees: a little to the right of and above the side seen in the picture
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "one run at a time", **QUIET}
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "one run at a time",
+    "trigger_mode": "multiple",  # "once" would drop a run that is asked for while a stopped one ends its step
+    **QUIET,
+}
 AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}
 
 
@@ -71,8 +76,8 @@ def arrange(pipeline: ImageTo3D, settings: AppSettings) -> Page:
             stage = _stage_panel()
         with gr.Column(elem_id="asset-panel"):
             asset = _asset_panel()
-    folder = gr.State(partial(new_session_folder, settings.output_folder))
-    return Page(picture, stage, asset, gr.State(None), folder, gr.State(None))
+    visitor = gr.State(partial(new_visitor, settings.output_folder))
+    return Page(picture, stage, asset, gr.State(None), visitor, gr.State(0), gr.State(None))
 
 
 def connect(page: Page, handlers: Handlers) -> None:
@@ -81,14 +86,20 @@ def connect(page: Page, handlers: Handlers) -> None:
     run, stage, asset = page.picture.run, page.stage, page.asset
     made = [stage.stages, stage.shown, page.run, asset.facts, asset.glb, asset.ply, asset.refinish]
     finish = [*asset.finish, asset.alpha]
-    settings = [run.preset, run.seed, *finish, *page.picture.advanced.samplers]
+    settings = [run.seed, run.preset, *finish, *page.picture.advanced.samplers]
 
-    begun = run.generate.click(handlers.begin, [run.randomise, run.seed], [run.seed, *made], **AT_ONCE)
-    generated = begun.then(handlers.generate, [page.chosen, page.folder, *settings], made, **ONE_AT_A_TIME)
-    finished = asset.refinish.click(handlers.finish_again, [page.run, *finish], made, **ONE_AT_A_TIME)
+    numbered = [page.visitor, page.number]
+    wanted = run.generate.click(
+        handlers.begin, [page.visitor, run.randomise, *settings], [page.number, run.seed, *made], **AT_ONCE
+    )
+    generated = wanted.success(handlers.generate, [*numbered, page.chosen, *settings], made, **ONE_AT_A_TIME)
+    wanted_again = asset.refinish.click(
+        handlers.begin_again, [page.visitor, page.run, *finish], [page.number, stage.stages], **AT_ONCE
+    )
+    finished = wanted_again.success(handlers.finish_again, [*numbered, page.run, *finish], made, **ONE_AT_A_TIME)
     for event in (generated, finished):
-        event.failure(handlers.unexpected, [page.run, stage.stages], made, **AT_ONCE)
-    run.stop.click(handlers.stop, page.run, made, cancels=[generated, finished], **AT_ONCE)
+        event.failure(handlers.unexpected, page.run, made, **AT_ONCE)
+    run.stop.click(handlers.stop, [page.visitor, page.run], made, **AT_ONCE)
 
     seen = [stage.viewer, asset.rendering]
     stage.shown.change(handlers.show, [stage.shown, page.run, stage.viewer], seen, **AT_ONCE)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from trellis_app.ui.controls import ranged_fields, with_values
 from trellis_app.ui.cutout_card import cutout_card, example_pictures, refused_card
 from trellis_app.ui.page import Page
 from trellis_app.ui.recording import advance
-from trellis_app.ui.session import Picture, Run, new_run
+from trellis_app.ui.session import Picture, Run, Visitor, new_run
 
 LOGGER = logging.getLogger(__name__)
 STAGES = (Stage.STRUCTURE, Stage.SHAPE, Stage.MATERIAL)
@@ -74,42 +75,56 @@ class Handlers:
         samplers = self.work.pipeline.samplers()
         return [getattr(samplers[stage], name) for stage in STAGES for name in ranged_fields(samplers[stage])]
 
-    def begin(self, randomise: bool, seed: float) -> Changes:
-        """Show at once that the run is in line; draw a new seed if asked to."""
+    def begin(self, visitor: Visitor, randomise: bool, seed: float, *_: Any) -> Changes:
+        """Show at once that the run is in line; draw a new seed if asked to.
+
+        Takes all settings, so that Gradio refuses one that is out of range before anything starts.
+        """
         chosen = secrets.randbelow(MAX_SEED + 1) if randomise else int(seed or 0)
-        waiting = stages.waiting().props()
-        return {self.page.picture.run.seed: chosen, self.page.stage.stages: waiting, **self._result(None)}
+        return {
+            self.page.number: visitor.begin(),
+            self.page.picture.run.seed: chosen,
+            self.page.stage.stages: stages.waiting().props(),
+            **self._result(None),
+        }
 
     def generate(
-        self, picture: Picture | None, folder: Path, preset: str, seed: float, *values: Any
+        self, visitor: Visitor, number: int, picture: Picture | None, seed: float, preset: str, *values: Any
     ) -> Iterator[Changes]:
         """Run all stages; every beat changes the stage row, every result the viewer and the files."""
+        if not visitor.wants(number):
+            return
         try:
             if picture is None:
                 raise PictureError("There is no picture yet.", "Choose one on the left.")
             request = self.request(preset, int(seed), values)
-            run = new_run(folder, picture, request)
+            run = new_run(visitor.folder, picture, request)
         except TrellisError as error:
             yield {self.page.stage.stages: stages.failed(stages.idle(), error).props()}
             return
-        yield from self._follow(run, self.work.generate(picture.prepared, request))
+        yield from self._follow(run, self.work.generate(picture.prepared, request), visitor, number)
 
-    def finish_again(self, run: Run | None, *values: Any) -> Iterator[Changes]:
+    def begin_again(self, visitor: Visitor, run: Run | None, *_: Any) -> Changes:
+        """Show at once that new files are in line."""
+        view = stages.waiting(run.view if run else None)
+        return {self.page.number: visitor.begin(), self.page.stage.stages: view.props()}
+
+    def finish_again(self, visitor: Visitor, number: int, run: Run | None, *values: Any) -> Iterator[Changes]:
         """Make the files again from the kept asset, without sampling anything."""
-        if run is None or run.asset is None:
+        if run is None or run.asset is None or not visitor.wants(number):
             return
         finish = _finish_options(values)
         again = run.with_finish(finish)
-        yield from self._follow(again, self.work.pipeline.finish(run.asset, finish, RunClock({Stage.FINISH: 1.0})))
+        events = self.work.pipeline.finish(run.asset, finish, RunClock({Stage.FINISH: 1.0}))
+        yield from self._follow(again, events, visitor, number)
 
-    def stop(self, run: Run | None) -> Changes:
+    def stop(self, visitor: Visitor, run: Run | None) -> Changes:
         """The run was stopped; what it finished stays."""
+        visitor.stop()
         return self._halted(run, stages.stopped)
 
-    def unexpected(self, run: Run | None, shown: dict[str, Any]) -> Changes:
-        """An error that nobody foresaw ended the run (a stop arrives here too); the server's log has it."""
-        if shown["state"] not in ("running", "waiting"):
-            return {self.page.stage.stages: gr.skip()}
+    def unexpected(self, run: Run | None) -> Changes:
+        """An error that nobody foresaw ended the run; the server's log has it."""
         error = TrellisError("Something went wrong that was not foreseen.", "The server's log says what; try again.")
         return self._halted(run, lambda view: stages.failed(view, error))
 
@@ -133,19 +148,22 @@ class Handlers:
         structure, shape, material = chosen
         return self.work.pipeline.resolved(GenerationRequest(preset, seed, structure, shape, material, finish=finish))
 
-    def _follow(self, run: Run, events: Events) -> Iterator[Changes]:
+    def _follow(self, run: Run, events: Events, visitor: Visitor, number: int) -> Iterator[Changes]:
+        """Changes of each event while the run is wanted, then of its end; nothing any more once another run began."""
         pipeline, log = self.work.pipeline, RunLog()
         record = settings_record(run.request, pipeline.samplers(run.request), bundle=pipeline.bundle.name)
         try:
             with closing(events):
-                for event in events:
+                for event in takewhile(lambda _: visitor.wants(number), events):
                     run = advance(run, event, log, record)
                     yield self._beat(run, event)
-            run = replace(run, view=stages.done(run.view))
+            ending = stages.done if visitor.wants(number) else stages.stopped
+            run = replace(run, view=ending(run.view))
         except TrellisError as error:
             LOGGER.info("run ended early: %s", error)
             run = replace(run, view=stages.failed(run.view, error))
-        yield {self.page.stage.stages: run.view.props(), **self._result(run)}
+        if visitor.begun == number:
+            yield {self.page.stage.stages: run.view.props(), **self._result(run)}
 
     def _beat(self, run: Run, event: StageEvent) -> Changes:
         changes: Changes = {self.page.stage.stages: run.view.props(), self.page.run: run}

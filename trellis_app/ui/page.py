@@ -74,7 +74,8 @@ class Page:
     stage: StagePanel
     asset: AssetPanel
     chosen: gr.State  # session.Picture or None
-    folder: gr.State  # Path of the visitor's own folder
+    visitor: gr.State  # session.Visitor
+    number: gr.State  # of the newest run
     run: gr.State  # session.Run or None
 
 

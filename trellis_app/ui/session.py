@@ -43,9 +43,35 @@ class Run:
         return replace(self, stem=stem, request=replace(self.request, finish=finish))
 
 
-def new_session_folder(output_folder: Path) -> Path:
-    """A folder of its own for one visitor; its name cannot be guessed. It is made when something is first written."""
-    return output_folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
+@dataclass
+class Visitor:
+    """One visitor's folder and the numbers of their runs, counted from 1.
+
+    A run asks `wants` before each step and ends itself. (Gradio's own cancellation gets lost when the next run starts
+    at once.)
+    """
+
+    folder: Path
+    begun: int = 0
+    stopped: int = 0
+
+    def begin(self) -> int:
+        """The number of a new run; runs before it are no longer wanted."""
+        self.begun += 1
+        return self.begun
+
+    def stop(self) -> None:
+        """No run that has begun is wanted any more."""
+        self.stopped = self.begun
+
+    def wants(self, number: int) -> bool:
+        """Whether the run of this number is the newest one and was not stopped."""
+        return self.stopped < number == self.begun
+
+
+def new_visitor(output_folder: Path) -> Visitor:
+    """A visitor whose folder's name cannot be guessed. The folder is made when something is first written."""
+    return Visitor(output_folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}")
 
 
 def new_run(session_folder: Path, picture: Picture, request: GenerationRequest) -> Run:

@@ -68,9 +68,10 @@ def idle() -> StageView:
     return StageView("idle", "Ready.", "Choose a picture and press Generate.", cards)
 
 
-def waiting() -> StageView:
-    """The run has been asked for and stands in line."""
-    return replace(idle(), state="waiting", title="Waiting.", detail="Your run starts as soon as the machine is free.")
+def waiting(view: StageView | None = None) -> StageView:
+    """A run has been asked for and stands in line; cards of `view` stay."""
+    detail = "Your run starts as soon as the machine is free."
+    return replace(view or idle(), state="waiting", title="Waiting.", detail=detail, elapsed=None, remaining=None)
 
 
 def after(view: StageView, event: StageEvent) -> StageView:
