@@ -103,17 +103,26 @@ def _runs(bitmap: np.ndarray) -> np.ndarray:
         for x in range(width):
             if bitmap[y, x] and (x == 0 or not bitmap[y, x - 1]):
                 count += 1
-    runs = np.empty((count, 3), np.int64)
+    found, of_length = np.empty((count, 3), np.int64), np.zeros(width + 2, np.int64)
     count = 0
     for y in range(height):
         for x in range(width):
             if not bitmap[y, x]:
                 continue
             if x == 0 or not bitmap[y, x - 1]:
-                runs[count, 0], runs[count, 1], runs[count, 2] = y, x, 0
+                found[count, 0], found[count, 1], found[count, 2] = y, x, 0
                 count += 1
-            runs[count - 1, 2] += 1
-    return runs[np.argsort(-runs[:, 2])]
+            found[count - 1, 2] += 1
+    for k in range(count):  # counting sort by length, longest first
+        of_length[width - found[k, 2] + 1] += 1
+    for k in range(width + 1):
+        of_length[k + 1] += of_length[k]
+    runs = np.empty((count, 3), np.int64)
+    for k in range(count):
+        place = of_length[width - found[k, 2]]
+        of_length[width - found[k, 2]] += 1
+        runs[place, 0], runs[place, 1], runs[place, 2] = found[k, 0], found[k, 1], found[k, 2]
+    return runs
 
 
 @njit(cache=True, nogil=True)

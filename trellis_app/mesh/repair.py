@@ -60,23 +60,33 @@ def _pair_around_edge(vertices: np.ndarray, faces: np.ndarray, halves: np.ndarra
     that runs b -> a after it; so a face of the second kind followed by one of the first encloses solid matter.
     """
     count = len(halves)
-    h = halves[0]
-    u, v = faces[h // 3, h % 3], faces[h // 3, (h + 1) % 3]
+    u, v = faces[halves[0] // 3, halves[0] % 3], faces[halves[0] // 3, (halves[0] + 1) % 3]
     a, b = min(u, v), max(u, v)
-    axis = (vertices[b] - vertices[a]).astype(np.float64)
-    axis /= max(np.sqrt((axis * axis).sum()), 1e-30)
-    helper = np.zeros(3)
-    helper[np.argmin(np.abs(axis))] = 1.0
-    e0 = np.cross(axis, helper)
-    e0 /= np.sqrt((e0 * e0).sum())
-    e1 = np.cross(axis, e0)
-    angle, forward = np.empty(count), np.empty(count, np.bool_)
+    ax, ay, az = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+    if abs(ax) <= min(abs(ay), abs(az)):  # e0 = axis x the coordinate axis least along it, e1 = axis x e0
+        e0x, e0y, e0z = 0.0, az, -ay
+    elif abs(ay) <= abs(az):
+        e0x, e0y, e0z = -az, 0.0, ax
+    else:
+        e0x, e0y, e0z = ay, -ax, 0.0
+    e1x, e1y, e1z = ay * e0z - az * e0y, az * e0x - ax * e0z, ax * e0y - ay * e0x
+    stretch = max(np.sqrt(ax * ax + ay * ay + az * az), 1e-30)
+    angle, forward, order = np.empty(count), np.empty(count, np.bool_), np.arange(count)
     for i in range(count):
         f, c = halves[i] // 3, halves[i] % 3
-        spoke = (vertices[faces[f, (c + 2) % 3]] - vertices[a]).astype(np.float64)
-        angle[i] = np.arctan2((spoke * e1).sum(), (spoke * e0).sum())
+        apex = faces[f, (c + 2) % 3]
+        x, y, z = (
+            vertices[apex, 0] - vertices[a, 0],
+            vertices[apex, 1] - vertices[a, 1],
+            vertices[apex, 2] - vertices[a, 2],
+        )
+        angle[i] = np.arctan2((x * e1x + y * e1y + z * e1z) / stretch, x * e0x + y * e0y + z * e0z)
         forward[i] = faces[f, c] == a
-    order = np.argsort(angle)
+        j = i
+        while j > 0 and angle[order[j - 1]] > angle[i]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = i
     free = np.ones(count, np.bool_)
     for reach in range(1, count):  # first neighbours in angle, then over the gaps of those already paired
         for i in range(count):
