@@ -1,12 +1,12 @@
 """One small tree of errors. The UI and the CLI show `str(error)`: one sentence on what happened, one on what to do.
 
-    TrellisError
-    ├── PictureError      the picture cannot be used
-    ├── MeshError         the mesh cannot be used
-    ├── BundleError       the model bundle is missing, incomplete or does not fit
-    ├── SettingsError     a setting is out of range or contradicts another
-    ├── MachineError      the machine lacks memory, disk space, a GPU or an optional package
-    └── EmptyAssetError   a stage produced nothing to continue with
+TrellisError
+├── PictureError      the picture cannot be used
+├── MeshError         the mesh cannot be used
+├── BundleError       the model bundle is missing, incomplete or does not fit
+├── SettingsError     a setting is out of range or contradicts another
+├── MachineError      the machine lacks memory, disk space, a GPU or an optional package
+└── EmptyAssetError   a stage produced nothing to continue with
 """
 
 
