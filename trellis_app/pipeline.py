@@ -16,8 +16,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ STRUCTURE_IMAGE_SIZE = 512
 
 Latent = TypeVar("Latent", torch.Tensor, SparseTensor)
 Model = TypeVar("Model", bound=nn.Module)
+Result = TypeVar("Result", Occupancy, DualGrid, OVoxel)
 
 
 @dataclass(frozen=True)
@@ -227,10 +228,12 @@ class ImageTo3D:
             occupancy = yield from self.structure(run)
             yield self._done(clock, Stage.STRUCTURE, occupancy)
             shape = yield from self.shape(occupancy, run)
+            yield clock.event(Stage.SHAPE, "building the surface", 9, 10)
             grid, guides = self.decode_shape(shape)
             yield self._done(clock, Stage.SHAPE, grid)
             material = yield from self.material(shape, run)
-            asset = self.decode_material(material, grid, guides)
+            yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
+            asset = on_cpu(self.decode_material(material, grid, guides))
             yield self._done(clock, Stage.MATERIAL, asset)
             if finish:
                 yield from self.finish(asset, request.finish, clock)
@@ -256,7 +259,7 @@ class ImageTo3D:
         )
 
     def _done(self, clock: RunClock, stage: Stage, result: Occupancy | DualGrid | OVoxel) -> StageEvent:
-        return clock.event(stage, "done", 1, 1, result)
+        return clock.event(stage, "done", 1, 1, on_cpu(result))
 
     def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
         """The bundle's model under `key` on the device for the length of the block."""
@@ -283,6 +286,17 @@ class ImageTo3D:
         tokens = features.tokens.to(self.device)
         # All keys and values of zeros are alike, so attention to one of them is attention to all.
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
+
+
+def on_cpu(result: Result) -> Result:
+    """A stage's result in main memory: it outlives the model's turn on the GPU and travels between processes."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    moved: dict[str, Any] = {
+        name: value.cpu() if isinstance(value, torch.Tensor) else on_cpu(value)
+        for name, value in values.items()
+        if isinstance(value, (torch.Tensor, DualGrid))
+    }
+    return replace(result, **moved)
 
 
 def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -> tuple[torch.Tensor, int]:
