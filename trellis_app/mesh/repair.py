@@ -12,7 +12,6 @@ from trellis_app.mesh.surface import (
     components,
     edge_table,
     face_cross,
-    find_root,
     split_corners,
     weld_vertices,
 )
@@ -180,54 +179,103 @@ def _moved_inwards(surface: Surface, which: np.ndarray, distance: float) -> Surf
     return Surface(moved.astype(np.float32), surface.faces)
 
 
-def fill_holes(surface: Surface, max_perimeter: float) -> Surface:
+def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False) -> Surface:
     """Close border loops shorter than `max_perimeter` (world units) with a fan around the mean of their edge midpoints.
 
-    A loop is a closed chain of border edges through vertices that have exactly two border edges and no non-manifold
-    edge (spec 5.4). Fans are wound like the faces around the hole.
+    A loop follows the border through vertices with exactly two border edges and no non-manifold edge (spec 5.4); with
+    `bow_ties` also through vertices where holes touch, each hole by itself. The surface is wound consistently; so are
+    the fans.
     """
     edges = edge_table(surface)
-    counts = edges.counts
-    border = np.flatnonzero(counts == 1)
-    if not len(border):
+    half = edges.halves[edges.start[:-1][edges.counts == 1]]
+    if not len(half):
         return surface
-    half = edges.halves[edges.start[border]]
-    begin, end = surface.faces[half // 3, half % 3], surface.faces[half // 3, (half + 1) % 3]
-    degree = np.bincount(np.concatenate([begin, end]), minlength=len(surface.vertices))
-    blocked = degree != 2
-    blocked[edges.pairs[counts > 2].reshape(-1)] = True
-    loop = np.unique(_border_loops(begin, end, blocked), return_inverse=True)[1]
+    after = half - half % 3 + (half + 1) % 3
+    corners = surface.faces.reshape(-1)
+    begin, end = corners[half], corners[after]
+    partner = _partners(surface.vertices, surface.faces, edges.start, edges.halves)
+    fan = split_corners(surface.faces, partner)[0].reshape(-1)
     points = surface.vertices.astype(np.float64)
-    length = np.bincount(loop, weights=np.linalg.norm(points[begin] - points[end], axis=1))
-    closed = np.bincount(loop, weights=(blocked[begin] | blocked[end])) == 0
-    fill = np.flatnonzero(closed & (length < max_perimeter))
-    if not len(fill):
-        return surface
+    blocked = np.zeros(len(points), dtype=bool)
+    if not bow_ties:
+        blocked = np.bincount(np.concatenate([begin, end]), minlength=len(points)) != 2
+        blocked[edges.pairs[edges.counts > 2].reshape(-1)] = True
+    loop = _hole_loops(_following(begin, end, fan[half], fan[after], points), blocked[begin])
+    length = np.linalg.norm(points[begin] - points[end], axis=1)
+    perimeter = np.bincount(loop[loop >= 0], weights=length[loop >= 0], minlength=1)
+    fill = np.flatnonzero((perimeter > 0) & (perimeter < max_perimeter))
     chosen = np.isin(loop, fill)
+    if not chosen.any():
+        return surface
     rank = np.searchsorted(fill, loop[chosen])
     middles = 0.5 * (points[begin[chosen]] + points[end[chosen]])
     sizes = np.bincount(rank, minlength=len(fill))
     centres = np.stack([np.bincount(rank, weights=middles[:, k]) for k in range(3)], axis=1) / sizes[:, None]
-    fan = np.stack([end[chosen], begin[chosen], len(surface.vertices) + rank], axis=1).astype(np.int32)
-    return Surface(np.concatenate([surface.vertices, centres.astype(np.float32)]), np.concatenate([surface.faces, fan]))
+    fans = np.stack([end[chosen], begin[chosen], len(points) + rank], axis=1).astype(np.int32)
+    return Surface(
+        np.concatenate([surface.vertices, centres.astype(np.float32)]), np.concatenate([surface.faces, fans])
+    )
 
 
 @njit(cache=True, nogil=True)
-def _border_loops(begin: np.ndarray, end: np.ndarray, blocked: np.ndarray) -> np.ndarray:
-    """Component of each border edge, joined through vertices that are not blocked."""
+def _following(
+    begin: np.ndarray, end: np.ndarray, begin_fan: np.ndarray, end_fan: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """The next border half-edge around the hole beside each, or -1.
+
+    Holes run against the half-edges: after half-edge h comes one that ends where h begins. Where several do, two holes
+    touch; the one across the gap belongs to another fan of faces, and of those the sharpest corner is taken.
+    """
     count = len(begin)
-    parent, at = np.arange(count), np.full(len(blocked), -1)
-    for e in range(count):
-        for v in (begin[e], end[e]):
-            if blocked[v]:
+    offset = np.zeros(len(points) + 1, np.int64)
+    for h in range(count):
+        offset[end[h] + 1] += 1
+    for v in range(len(points)):
+        offset[v + 1] += offset[v]
+    ending, fill = np.empty(count, np.int64), offset[:-1].copy()
+    for h in range(count):
+        ending[fill[end[h]]] = h
+        fill[end[h]] += 1
+    following, used = np.full(count, -1, np.int64), np.zeros(count, np.bool_)
+    for h in range(count):
+        v, best, best_score = begin[h], -1, -np.inf
+        for i in range(offset[v], offset[v + 1]):
+            k = ending[i]
+            if used[k]:
                 continue
-            if at[v] < 0:
-                at[v] = e
-            a, b = find_root(parent, at[v]), find_root(parent, e)
-            parent[max(a, b)] = min(a, b)
-    for e in range(count):
-        parent[e] = find_root(parent, e)
-    return parent
+            score = 0.0 if end_fan[k] == begin_fan[h] else 10.0
+            dot = along = across = 0.0
+            for c in range(3):
+                x, y = points[end[h], c] - points[v, c], points[begin[k], c] - points[v, c]
+                dot, along, across = dot + x * y, along + x * x, across + y * y
+            score += dot / max(np.sqrt(along * across), 1e-30)
+            if score > best_score:
+                best, best_score = k, score
+        if best >= 0:
+            following[h], used[best] = best, True
+    return following
+
+
+@njit(cache=True, nogil=True)
+def _hole_loops(following: np.ndarray, blocked: np.ndarray) -> np.ndarray:
+    """Loop of each border half-edge, -1 where its chain ends or meets a blocked start."""
+    loop = np.full(len(following), -2, np.int64)
+    loops = 0
+    for first in range(len(following)):
+        if loop[first] != -2:
+            continue
+        h, closed = first, True
+        while h >= 0 and loop[h] == -2:
+            loop[h] = -3
+            closed = closed and not blocked[h]
+            h = following[h]
+        label = loops if closed and h == first else -1
+        loops += label >= 0
+        h = first
+        while h >= 0 and loop[h] == -3:
+            loop[h] = label
+            h = following[h]
+    return loop
 
 
 def fins(surface: Surface, maximum_area: float) -> np.ndarray:
@@ -257,6 +305,6 @@ def repair(surface: Surface, *, voxel: float) -> Surface:
     keep = ~fins(surface, min(_FIN * voxel**2, 0.01 * area))
     if 2 * keep.sum() > len(keep):
         surface, vote = surface.keep_faces(keep), vote[keep]
-    surface = separate(wind_by_votes(surface, vote), apart=_APART * voxel)
-    surface = remove_small_components(surface, crumb)
+    surface = fill_holes(wind_by_votes(surface, vote), _HOLE * voxel, bow_ties=True)
+    surface = remove_small_components(separate(surface, apart=_APART * voxel), crumb)
     return fill_holes(surface, _HOLE * voxel).compacted()
