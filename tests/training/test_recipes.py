@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from trellis_app.training.latents import HELD_OUT_FILE, read_latents, shard_file
 from trellis_app.training.library import Library, pack
 from trellis_app.training.shapes import random_object
 from trellis_app.weights import load_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: str) -> int:
@@ -129,3 +134,17 @@ def test_evaluation_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFix
         assert 0 <= measures[f"{kind}_iou"] <= 1
     assert 0 <= measures["reconstruction_f1"] <= 1
     assert (run / "sheet.jpg").is_file()
+
+
+def test_two_processes_train_together(run: Path, tmp_path: Path) -> None:
+    for folder in ("weights", "latents"):
+        shutil.copytree(run / folder, tmp_path / folder)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["train", "flows", "--size", "tiny", "--out", str(tmp_path), "--device", "cpu", "--batch", "2",
+                 "--warm-shards", "1", "--steps", "2", "--log-every", "1", "--validations", "0"]  # fmt: skip
+    done = subprocess.run(
+        [*launcher, "-m", "trellis_app", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = read_journal(tmp_path / "flows.jsonl")  # written by the first process only
+    assert [line["kind"] for line in lines] == ["step", "step", "validation"]
