@@ -258,7 +258,7 @@ class ImageTo3D:
             clock=clock,
         )
 
-    def _done(self, clock: RunClock, stage: Stage, result: Occupancy | DualGrid | OVoxel) -> StageEvent:
+    def _done(self, clock: RunClock, stage: Stage, result: Result) -> StageEvent:
         return clock.event(stage, "done", 1, 1, on_cpu(result))
 
     def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
