@@ -135,3 +135,18 @@ def test_filled_holes_are_wound_like_their_surroundings() -> None:
     filled = fill_holes(surface.keep_faces(np.setdiff1d(np.arange(len(surface.faces)), around)), 1.0)
     assert report(filled.vertices, filled.faces).watertight
     assert signed_volume(filled) == pytest.approx(ball().volume, rel=0.01)
+
+
+def test_holes_that_touch_are_filled_one_by_one() -> None:
+    axis = np.arange(9, dtype=np.float32)
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    vertices = np.stack([x.ravel(), y.ravel(), np.zeros(81, np.float32)], axis=1)
+    corner = (np.arange(8)[:, None] * 9 + np.arange(8)).ravel()
+    missing = np.isin(corner, [3 * 9 + 3, 4 * 9 + 4, 5 * 9 + 3])  # a diagonal chain of three squares
+    quads = np.stack([corner, corner + 9, corner + 10, corner + 1], axis=1)[~missing]
+    sheet = Surface(vertices, quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3).astype(np.int32))
+    filled = fill_holes(sheet, 4.5, bow_ties=True)
+    health = report(filled.vertices, filled.faces)
+    assert len(filled.faces) == len(sheet.faces) + 12
+    assert (health.boundary_edges, health.non_manifold_edges, health.inconsistent_edges) == (32, 0, 0)
+    assert len(fill_holes(sheet, 4.5).faces) == len(sheet.faces)

@@ -7,6 +7,7 @@ import trimesh
 from trellis_kernels.rasterise.op import rasterise
 
 from tests.voxel_shapes import ball, decoded, ring, surface_of, voxel_asset
+from trellis_app.errors import MeshError
 from trellis_app.mesh.charts import ChartLimits, cut_charts
 from trellis_app.mesh.packing import chart_extent, pack
 from trellis_app.mesh.repair import repair
@@ -137,3 +138,12 @@ def test_pack_places_all_charts_apart_within_the_strip() -> None:
 def test_same_input_same_atlas() -> None:
     surface = gnarled()
     assert unwrap(surface, texture_size=SIZE).uvs.tobytes() == unwrap(surface, texture_size=SIZE).uvs.tobytes()
+
+
+def test_too_many_pieces_shrink_the_margin_then_are_a_sentence() -> None:
+    corners = np.random.default_rng(0).random((3000, 1, 3)) + 0.02 * np.random.default_rng(1).random((3000, 3, 3))
+    shards = Surface(corners.reshape(-1, 3).astype(np.float32), np.arange(9000, dtype=np.int32).reshape(-1, 3))
+    atlas = unwrap(shards, texture_size=SIZE)
+    assert coverage(atlas, SIZE)[1].max() == 1
+    with pytest.raises(MeshError, match="3000 pieces"):
+        unwrap(shards, texture_size=64)

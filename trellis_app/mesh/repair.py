@@ -18,7 +18,7 @@ from trellis_app.mesh.surface import (
 
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
-_CRUMB, _FIN, _HOLE, _APART = 12.0, 5.0, 16.0, 0.02
+_CRUMB, _FIN, _HOLE, _APART = 12.0, 5.0, 24.0, 0.02
 
 
 def clean(surface: Surface) -> Surface:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
+from trellis_app.errors import MeshError
 from trellis_app.mesh.charts import ChartLimits, chart_axes, connected_charts, cut_charts, recut, separate_faces
 from trellis_app.mesh.packing import Packing, chart_extent, pack
 from trellis_app.mesh.surface import Surface, face_cross
@@ -182,27 +183,34 @@ def _flat_area(corners: np.ndarray) -> np.ndarray:
 def unwrap(surface: Surface, *, texture_size: int, margin: int = 4) -> Atlas:
     """Cut the surface into charts, project and pack them with `margin` texels between any two; none overlap.
 
-    Every chart has the same texels a world unit. Deterministic. Raises ValueError if the charts do not fit.
+    Every chart has the same texels a world unit. Where thousands of charts meet a small texture the margin shrinks to
+    one texel. Deterministic. Raises MeshError if the charts do not fit even then.
     """
-    block = max(1, texture_size // _BLOCKS)
-    side, gap = texture_size // block, -(-margin // block)
     area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
     texels = 0.8 * texture_size / np.sqrt(area)  # a guess, a little above what packing reaches
     limits = ChartLimits(crumb=_CRUMB_TEXELS / texels**2)
     chart, corners = _without_overlap(surface, cut_charts(surface, limits), texels, limits)
-    best = _fit(corners, chart, area, side, gap)
-    for _ in range(_HALVINGS):
-        if best is not None and best[1] ** 2 * _flat_area(corners).sum() >= _GOOD_USE * side**2:
+    for gap_texels in (margin, 1):
+        block = max(1, texture_size // _BLOCKS) if gap_texels > 1 else 1
+        side, gap = texture_size // block, -(-gap_texels // block)
+        best = _fit(corners, chart, area, side, gap)
+        if best is not None:
             break
-        finer = _halved(surface, chart, corners, best[1] if best is not None else side / np.sqrt(area), side)
+    else:
+        raise MeshError(
+            f"The surface is in {int(chart.max()) + 1} pieces, too many for a texture of {texture_size} pixels.",
+            "Choose a larger texture or fewer faces.",
+        )
+    for _ in range(_HALVINGS):
+        if best[1] ** 2 * _flat_area(corners).sum() >= _GOOD_USE * side**2:
+            break
+        finer = _halved(surface, chart, corners, best[1], side)
         if finer is None:
             break
         finer, finer_corners = _without_overlap(surface, finer, texels, limits)
         found = _fit(finer_corners, finer, area, side, gap)
-        if found is not None and (best is None or found[1] > best[1]):
+        if found is not None and found[1] > best[1]:
             best, chart, corners = found, finer, finer_corners
-    if best is None:
-        raise ValueError(f"{int(chart.max()) + 1} charts do not fit into {texture_size} x {texture_size} texels")
     return _placed(corners, chart, *best, side)
 
 
