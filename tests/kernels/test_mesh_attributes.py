@@ -1,9 +1,12 @@
 """mesh_attributes: the fast path against the reference."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from trellis_kernels.mesh_attributes import reference
-from trellis_kernels.mesh_attributes.op import flat_attributes, textured_attributes
+from trellis_kernels.mesh_attributes.op import emissive_colours, flat_attributes, shading_normals, textured_attributes
 from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh, mip_levels
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
@@ -53,13 +56,17 @@ def textured(rng: np.random.Generator, faces: int) -> TexturedMesh:
     pictures = [rng.integers(0, 256, size).astype(np.uint8) for size in ((7, 5, 4), (16, 16, 4), (1, 9, 4))]
     soft, mirrored, hard = Texture(pictures[0]), Texture(pictures[1], "mirror"), Texture(pictures[2], "clamp", False)
     materials = (
-        Material(soft, mirrored, mirrored, soft, (0.5, 1.0, 0.25, 0.8, 1.0, 1.0)),
-        Material(mirrored, None, hard, mirrored, alpha_cutoff=0.4),
+        Material(
+            soft, mirrored, mirrored, soft, (0.5, 1.0, 0.25, 0.8, 1.0, 1.0), None, soft, (1.0, 0.5, 0.0), mirrored
+        ),
+        Material(mirrored, None, hard, mirrored, alpha_cutoff=0.4, normal=hard),
         Material(factors=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
     )
     uv, choice = rng.uniform(-1.5, 2, (faces, 3, 2)).astype(np.float32), rng.integers(0, 3, faces).astype(np.int32)
     uv[0] = 0.3
-    return TexturedMesh(vertices, index, uv, choice, materials, (rgba / 255).astype(np.float32))
+    normals = rng.normal(size=(faces, 3, 3))
+    normals = (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
+    return TexturedMesh(vertices, index, uv, choice, materials, (rgba / 255).astype(np.float32), normals)
 
 
 @pytest.mark.parametrize("cells", [(9, 9, 9), (12, 7, 67)])
@@ -72,6 +79,33 @@ def test_textured_matches_reference(cells: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
     assert np.array_equal(fast, textured_attributes(mesh, coords, box, workers=3))
     assert textured_attributes(mesh, coords[:0], box).shape == (0, 6)
+
+
+@pytest.mark.parametrize("details", [emissive_colours, shading_normals])
+def test_details_match_reference(details: Callable[..., np.ndarray]) -> None:
+    rng = np.random.default_rng(8)
+    mesh, box = textured(rng, 14), GridBox((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5), (12, 7, 33))
+    coords = rng.permutation(np.unique(rng.integers(0, box.cells, (500, 3)), axis=0)).astype(np.int32)
+    for shown in (mesh, replace(mesh, normals=None)):
+        fast, slow = details(shown, coords, box), details(shown, coords, box, implementation="reference")
+        np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-4)
+        assert 0 < (fast == 0).all(1).sum() < len(coords)  # some voxels have no triangle
+    assert details(mesh, coords[:0], box).shape == (0, 3)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_normal_map_leans_along_the_texture(mirrored: bool) -> None:
+    """A level square whose map leans towards rising u: towards x, or away from it where the texture is mirrored."""
+    vertices = np.array([[-0.4, -0.4, 0.03], [0.4, -0.4, 0.03], [0.4, 0.4, 0.03], [-0.4, 0.4, 0.03]], np.float32)
+    faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    uv = vertices[faces][..., :2] * ((-1, 1) if mirrored else (1, 1))
+    leaning = Material(normal=Texture(np.full((2, 2, 4), (218, 128, 218, 255), np.uint8)))
+    mesh = TexturedMesh(vertices, faces, uv.astype(np.float32), np.zeros(2, np.int32), (leaning,))
+    coords = np.array([[3, 4, 8], [8, 8, 8], [0, 0, 0]], np.int32)
+    found = shading_normals(mesh, coords, GridBox.cube(16))
+    half = 0.5**0.5
+    np.testing.assert_allclose(found[:2], [[-half if mirrored else half, 0, half]] * 2, atol=6e-3)
+    assert not found[2].any()
 
 
 def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,13 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from trellis_app.errors import MeshError
 from trellis_app.ovoxel import scene
-from trellis_app.ovoxel.attributes import flat_attributes, textured_mesh_to_attributes
+from trellis_app.ovoxel.attributes import flat_attributes, textured_mesh_to_attributes, textured_mesh_to_details
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.types import DualGrid, Mesh
 
 CHANNELS = ("base_color", "metallic", "roughness", "alpha")
+
+GEOMETRY = ("vertices", "faces", "normals")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def scene_of(golden: dict[str, np.ndarray], case: str, parts: list[dict[str, Any
             settings["baseColorFactor"] = np.array(settings["baseColorFactor"], np.uint8)
         prefix = f"{case}.part{k}"
         visual = trimesh.visual.TextureVisuals(golden[f"{prefix}.uv"], PBRMaterial(**settings))
-        mesh = trimesh.Trimesh(golden[f"{prefix}.vertices"], golden[f"{prefix}.faces"], visual=visual, process=False)
+        arrays = {f"vertex_{key}" if key == "normals" else key: golden[f"{prefix}.{key}"] for key in GEOMETRY}
+        mesh = trimesh.Trimesh(**arrays, visual=visual, process=False)
         built.add_geometry(mesh, node_name=f"part{k}")
     return built
 
@@ -58,13 +61,16 @@ def lexicographic(coords: np.ndarray) -> np.ndarray:
 def test_golden_scenes(golden: dict[str, np.ndarray], cases: dict[str, Any]) -> None:
     assert len(cases) == 10
     for case, told in cases.items():
-        mesh = scene.textured_mesh(scene_of(golden, case, told["parts"]), original=True)
+        mesh = scene.textured_mesh(scene_of(golden, case, told["parts"]), original=True, details=True)
         grid = grid_on(mesh, told["res"])
         coords = golden[f"{case}.coords"].astype(np.int32)
         order = lexicographic(coords)
         assert np.array_equal(grid.coords.numpy(), coords[order])
-        values = textured_mesh_to_attributes(mesh, grid, original=True, mip_offset=told["mip_level_offset"])
-        expected = np.concatenate([golden[f"{case}.{name}"] for name in CHANNELS], axis=1)[order]
+        options = {"original": True, "mip_offset": told["mip_level_offset"]}
+        values = textured_mesh_to_attributes(mesh, grid, **options)
+        values = np.concatenate([values, *textured_mesh_to_details(mesh, grid, **options)], axis=1)
+        names = (*CHANNELS, "emissive", "normal")
+        expected = np.concatenate([golden[f"{case}.{name}"] for name in names], axis=1)[order]
         assert np.abs(values.astype(int) - expected).max() <= 1, case
 
 
@@ -86,6 +92,16 @@ def test_golden_raw(golden: dict[str, np.ndarray], linear: int, wrap: int) -> No
     np.testing.assert_allclose(values, np.concatenate(names, axis=1), rtol=0, atol=1e-4)
 
 
+def test_golden_raw_normals(golden: dict[str, np.ndarray]) -> None:
+    count = len(golden["raw.triangles"])
+    faces, material = np.arange(3 * count, dtype=np.int32).reshape(-1, 3), np.zeros(count, np.int32)
+    vertices, normals = golden["raw.triangles"].reshape(-1, 3), golden["raw.normals"]
+    mesh = TexturedMesh(vertices, faces, golden["raw.uvs"], material, (Material(),), normals=normals)
+    box = GridBox((0, 0, 0), (1, 1, 1), (32, 32, 32))
+    found = op.shading_normals(mesh, golden["raw.coords"].astype(np.int32), box, original=True)
+    np.testing.assert_allclose(found, golden["raw.normal"], rtol=0, atol=1e-5)
+
+
 def painted_ball(material: Any) -> trimesh.Trimesh:
     ball = trimesh.creation.uv_sphere(0.4, count=(12, 12))
     uv = np.stack([np.arctan2(ball.vertices[:, 1], ball.vertices[:, 0]) / 6.3 + 0.5, ball.vertices[:, 2] + 0.5], 1)
@@ -101,6 +117,29 @@ def test_linear_factors_are_applied_in_linear_light() -> None:
         mesh = scene.textured_mesh(painted_ball(material))
         values = textured_mesh_to_attributes(mesh, grid_on(mesh, 16))
         assert np.abs(values.astype(int) - [*expected, 128, 51, 255]).max() <= 1
+
+
+def test_details_of_a_scene() -> None:
+    """What glows is encoded from linear light; normals follow the transform, and the turn from Y up."""
+    material = PBRMaterial(
+        emissiveTexture=Image.fromarray(np.full((2, 2, 3), 188, np.uint8)), emissiveFactor=(0.5, 1, 0)
+    )
+    ball = painted_ball(material)
+    ball.apply_transform(trimesh.transformations.rotation_matrix(0.3, (1, 2, 3)))
+    built, squashed = trimesh.Scene(), np.diag([1.0, 1.0, -0.5, 1.0])
+    built.add_geometry(ball, transform=squashed)
+    mesh = scene.in_unit_box(scene.textured_mesh(built, details=True))
+    grid = grid_on(mesh, 32)
+    emissive, normal = textured_mesh_to_details(mesh, grid)
+    assert np.abs(emissive.astype(int) - [137, 188, 0]).max() <= 1
+    scale = 0.99999 / 0.8
+    place = ((grid.coords.numpy() + 0.5) / 32 - 0.5) / np.array([1, 0.5, 1]) / scale  # on the ball, y halved
+    outward = place / np.array([1, 0.5, 1])
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    agree = ((normal / 127.5 - 1) * outward).sum(1)
+    assert np.abs(agree).min() > 0.9
+    assert (agree > 0).all() or (agree < 0).all()
+    assert scene.textured_mesh(built).normals is None
 
 
 def test_transforms_shared_pictures_simple_and_coloured_meshes() -> None:

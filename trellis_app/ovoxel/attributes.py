@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from trellis_kernels.mesh_attributes import op
 from trellis_kernels.mesh_attributes.surface import TexturedMesh
@@ -35,4 +37,22 @@ def textured_mesh_to_attributes(
     """
     box, coords = GridBox.cube(grid.resolution), grid.coords.numpy()
     values = op.textured_attributes(mesh, coords, box, original=original, mip_offset=mip_offset, workers=workers)
-    return (values * 255 + (0.0 if original else 0.5)).clip(0, 255).astype(np.uint8)
+    return as_bytes(values, rounded=not original)
+
+
+def textured_mesh_to_details(
+    mesh: TexturedMesh, grid: DualGrid, *, original: bool = False, mip_offset: float = 0.0, workers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Emissive colour (sRGB) and shading normal (n / 2 + 1/2), each uint8 [M, 3], as `textured_mesh_to_attributes`.
+
+    mesh: read by `scene.textured_mesh` with details.
+    """
+    box, coords = GridBox.cube(grid.resolution), grid.coords.numpy()
+    options: dict[str, Any] = {"original": original, "mip_offset": mip_offset, "workers": workers}
+    emissive = op.emissive_colours(mesh, coords, box, **options)
+    normal = op.shading_normals(mesh, coords, box, **options) * 0.5 + 0.5
+    return as_bytes(emissive, rounded=not original), as_bytes(normal, rounded=not original)
+
+
+def as_bytes(values: np.ndarray, *, rounded: bool) -> np.ndarray:
+    return (values * 255 + 0.5 * rounded).clip(0, 255).astype(np.uint8)

@@ -33,15 +33,18 @@ def read_scene(path: Path | str) -> trimesh.Scene:
     return scene
 
 
-def textured_mesh(scene: trimesh.Scene | trimesh.Trimesh, *, original: bool = False) -> TexturedMesh:
+def textured_mesh(
+    scene: trimesh.Scene | trimesh.Trimesh, *, original: bool = False, details: bool = False
+) -> TexturedMesh:
     """All triangles of a scene with their materials, placed by the scene's transforms.
 
     Colour factors are linear, as glTF has them, and are applied so; original: they are multiplied on the encoded
     colours instead, as the tool did that made the released models' training data. Textures repeat.
+    details: also vertex normals, normal maps and emissive colours.
     """
     if isinstance(scene, trimesh.Trimesh):
         scene = trimesh.Scene(scene)
-    reader = MaterialReader(original, {}, {})
+    reader = MaterialReader(original, details, {}, {})
     parts: list[TexturedMesh] = []
     for node in sorted(scene.graph.nodes_geometry):
         transform, name = scene.graph[node]
@@ -62,12 +65,13 @@ def in_unit_box(mesh: TexturedMesh, *, up: str = "y") -> TexturedMesh:
     extent = float((high - low).max())
     if not 0 < extent < np.inf:
         raise MeshError("The mesh has no extent.", "Choose a mesh with a surface.")
-    vertices = (mesh.vertices - (low + high) / 2) * (LONGEST_SIDE / extent)
+    vertices, normals = (mesh.vertices - (low + high) / 2) * (LONGEST_SIDE / extent), mesh.normals
     if up == "y":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
+        normals = None if normals is None else normals[..., [0, 2, 1]] * np.array([1, -1, 1], np.float32)
     elif up != "z":
         raise ValueError(f"up is {up!r}; choose y or z")
-    return replace(mesh, vertices=vertices.astype(np.float32))
+    return replace(mesh, vertices=vertices.astype(np.float32), normals=normals)
 
 
 def part_of(geometry: trimesh.Trimesh, transform: np.ndarray, reader: MaterialReader) -> TexturedMesh:
@@ -76,7 +80,17 @@ def part_of(geometry: trimesh.Trimesh, transform: np.ndarray, reader: MaterialRe
     material, colors = reader.read(geometry)
     stored = getattr(geometry.visual, "uv", None)
     uv = np.zeros((len(vertices), 2), np.float32) if stored is None else np.asarray(stored, np.float32)
-    return TexturedMesh(vertices, faces, uv[faces], np.zeros(len(faces), np.int32), (material,), colors)
+    normals = turned_normals(geometry, transform)[faces] if reader.details else None
+    return TexturedMesh(vertices, faces, uv[faces], np.zeros(len(faces), np.int32), (material,), colors, normals)
+
+
+def turned_normals(geometry: trimesh.Trimesh, transform: np.ndarray) -> np.ndarray:
+    """Unit vertex normals float32 [V, 3] after a transform, which moves them by its cofactors."""
+    a, b, c = np.asarray(transform, np.float64)[:3, :3].T
+    cofactors = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
+    normals = geometry.vertex_normals @ (cofactors * np.sign(a @ np.cross(b, c))).T
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return (normals / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
 def joined(parts: list[TexturedMesh]) -> TexturedMesh:
@@ -93,6 +107,7 @@ def joined(parts: list[TexturedMesh]) -> TexturedMesh:
         np.concatenate([np.full(len(part.faces), k, np.int32) for k, part in enumerate(parts)]),
         tuple(part.materials[0] for part in parts),
         colors,
+        np.concatenate([part.normals for part in parts]) if parts[0].normals is not None else None,
     )
 
 
@@ -101,6 +116,7 @@ class MaterialReader:
     """Turns trimesh's visuals into materials; a picture used twice becomes one texture."""
 
     original: bool
+    details: bool
     textures: dict[tuple[bytes, tuple[int, ...], tuple[float, ...]], Texture]
     materials: dict[int, Material]
 
@@ -134,7 +150,7 @@ class MaterialReader:
         roughness = 1.0 if source.roughnessFactor is None else float(source.roughnessFactor)
         alpha = 1.0 if mode == "OPAQUE" else rgba[3]
         cutoff = ALPHA_CUTOFF if source.alphaCutoff is None else float(source.alphaCutoff)
-        return Material(
+        material = Material(
             base,
             surface,
             surface,
@@ -142,6 +158,16 @@ class MaterialReader:
             (rgba[0], rgba[1], rgba[2], metallic, roughness, alpha),
             cutoff if mode == "MASK" else None,
         )
+        return self.detailed(material, source) if self.details else material
+
+    def detailed(self, material: Material, source: PBRMaterial) -> Material:
+        """The material with its normal map and what it emits."""
+        r, g, b, _ = (0.0, 0.0, 0.0, 1.0) if source.emissiveFactor is None else color_factor(source.emissiveFactor)
+        emissive = self.texture(source.emissiveTexture, (1.0, 1.0, 1.0) if self.original else (r, g, b))
+        if not self.original:
+            r, g, b = (1.0, 1.0, 1.0) if emissive is not None else encoded(np.array([r, g, b])).tolist()
+        normal = self.texture(source.normalTexture, (1.0, 1.0, 1.0))
+        return replace(material, emissive=emissive, emissive_factor=(r, g, b), normal=normal)
 
     def texture(self, image: Image.Image | None, tint: tuple[float, ...]) -> Texture | None:
         """The picture with a linear colour factor worked into its bytes."""

@@ -30,7 +30,8 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
     """float32 [M, 6] (base colour, metallic, roughness, alpha) of voxels coords int32 [M, 3] in lexicographic order.
 
     geometry: (vertices float32 [V, 3] relative to the grid's corner, faces int32 [F, 3]);
-    surface: (uv float32 [F, 3, 2], colour float32 [F, 3, 4] or [0, 3, 4], material int32 [F]);
+    surface: (uv float32 [F, 3, 2], colour float32 [F, 3, 4] or [0, 3, 4], material int32 [F], normals float32 [F, 3, 3]
+    or [0, 3, 3]: where given, base colours are normal maps and the shading normal takes their place);
     textures: (texels uint8 [*, 4], starts int64 [T, L], sizes int32 [T, L, 2] (height, width), levels int32 [T],
     wrap int32 [T], linear bool [T], extents float64 [T]: log2 of the mean side);
     materials: (texture int32 [K, 4] of base, metallic, roughness, alpha, -1 for none, factor float64 [K, 6],
@@ -57,7 +58,7 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
 @njit(cache=True, nogil=True)
 def textured_slab(geometry, triangles, surface, textures, materials, coords, place, original, mip_offset):
     vertices, faces = geometry
-    uv, colour, of_face = surface
+    uv, colour, of_face, normals = surface
     texels, starts, sizes, levels, wraps, linear, extents = textures
     texture, factor, cutoff = materials
     h, n, x0, x1 = place
@@ -71,6 +72,7 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
     stamps = np.full(total, -1, np.int32)
     plane, tests = np.empty(4, np.float64), np.empty((3, 3, 3), np.float64)
     share, texel, value = np.empty(3, np.float64), np.empty(4, np.float64), np.empty(6, np.float64)
+    frame, tiny = np.empty((2, 3), np.float64), TINY_UV if original else 1e-30
     cells, rows = np.empty((total, 3), np.int32), np.empty(total, np.int32)
     size = max(np.float64(h[0]), np.float64(h[1]), np.float64(h[2]))
     hits, ends = np.empty((0, 4), np.int32), np.empty(0, np.int64)
@@ -90,7 +92,9 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
                 count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
             if count == 0:
                 continue
-            octave = footprint_octave(vertices, i0, i1, i2, uv, t, size, TINY_UV if original else 1e-30) + mip_offset
+            octave = footprint_octave(vertices, i0, i1, i2, uv, t, size, tiny) + mip_offset
+            if normals.shape[0] > 0:
+                tangents(vertices, i0, i1, i2, uv, t, tiny, original, frame)
             for c in range(count):
                 x, y, z = (cells[c, 0] + 0.5) * h[0], (cells[c, 1] + 0.5) * h[1], (cells[c, 2] + 0.5) * h[2]
                 if original:
@@ -112,6 +116,8 @@ def textured_slab(geometry, triangles, surface, textures, materials, coords, pla
                         multiply(value, group, texel)
                 if colour.shape[0] > 0:
                     tint(value, colour, t, share)
+                if normals.shape[0] > 0:
+                    shade(value, normals, t, share, frame, texture[m, 0] >= 0, original)
                 if cutoff[m] >= 0.0:
                     value[5] = 1.0 if value[5] >= cutoff[m] else 0.0
                 for s in range(6):
@@ -215,6 +221,52 @@ def tint(value, colour, t, share):
     for c in range(4):
         mixed = share[0] * colour[t, 0, c] + share[1] * colour[t, 1, c] + share[2] * colour[t, 2, c]
         value[5 if c == 3 else c] *= mixed
+
+
+@njit(cache=True, nogil=True)
+def tangents(vertices, i0, i1, i2, uv, t, least, original, frame):
+    """Unit directions of dP/du and dP/dv of triangle t as rows of frame [2, 3].
+
+    Zero where the UV triangle has no area. original: then the x and y axes; and both turned round for mirrored UVs.
+    """
+    du1, dv1 = np.float64(uv[t, 1, 0]) - uv[t, 0, 0], np.float64(uv[t, 1, 1]) - uv[t, 0, 1]
+    du2, dv2 = np.float64(uv[t, 2, 0]) - uv[t, 0, 0], np.float64(uv[t, 2, 1]) - uv[t, 0, 1]
+    determinant = du1 * dv2 - du2 * dv1
+    frame[:] = 0.0
+    if abs(determinant) < least:
+        frame[0, 0] = frame[1, 1] = 1.0 if original else 0.0
+        return
+    side = 1.0 if original or determinant > 0.0 else -1.0
+    for k in range(3):
+        e1 = np.float64(vertices[i1, k]) - vertices[i0, k]
+        e2 = np.float64(vertices[i2, k]) - vertices[i0, k]
+        frame[0, k] = side * (e1 * dv2 - e2 * dv1)
+        frame[1, k] = side * (e2 * du1 - e1 * du2)
+    normalise(frame[0])
+    normalise(frame[1])
+
+
+@njit(cache=True, nogil=True)
+def normalise(vector):
+    """Bring a vector [>= 3] to unit length by its first three components, if it has any."""
+    length = np.sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2])
+    if length > 0.0:
+        for k in range(3):
+            vector[k] /= length
+
+
+@njit(cache=True, nogil=True)
+def shade(value, normals, t, share, frame, mapped, original):
+    """Replace a normal map's texel in value[:3] by the shading normal at a point of triangle t."""
+    x, y, z = 2.0 * value[0] - 1.0, 2.0 * value[1] - 1.0, 2.0 * value[2] - 1.0
+    for k in range(3):
+        value[k] = share[0] * normals[t, 0, k] + share[1] * normals[t, 1, k] + share[2] * normals[t, 2, k]
+    if not original:
+        normalise(value)
+    if mapped:
+        for k in range(3):
+            value[k] = x * frame[0, k] + y * frame[1, k] + z * value[k]
+        normalise(value)
 
 
 @njit(cache=True, nogil=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -61,18 +63,82 @@ def textured_attributes(
     edges, extrapolates over their borders and weighs all about the same. mip_offset: added to the texture level.
     Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
     """
+    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
+    return sampled(mesh, coords, box, None, options, implementation)
+
+
+def emissive_colours(
+    mesh: TexturedMesh,
+    coords: np.ndarray,
+    box: GridBox,
+    *,
+    original: bool = False,
+    mip_offset: float = 0.0,
+    workers: int = 1,
+    implementation: str = "auto",
+) -> np.ndarray:
+    """Emitted colour float32 [M, 3] of voxels, sampled as `textured_attributes`; original never reads a mip level.
+
+    Black where the mesh does not pass.
+    """
+    glowing = tuple(Material(m.emissive, factors=(*m.emissive_factor, 1.0, 1.0, 1.0)) for m in mesh.materials)
+    options = {"original": original, "mip_offset": -np.inf if original else float(mip_offset), "workers": workers}
+    values = sampled(replace(mesh, materials=glowing, colors=None), coords, box, None, options, implementation)
+    return passed(values)
+
+
+def shading_normals(
+    mesh: TexturedMesh,
+    coords: np.ndarray,
+    box: GridBox,
+    *,
+    original: bool = False,
+    mip_offset: float = 0.0,
+    workers: int = 1,
+    implementation: str = "auto",
+) -> np.ndarray:
+    """Unit shading normals float32 [M, 3] of voxels, bent by normal maps, sampled as `textured_attributes`.
+
+    original: interpolated normals and means keep their length, and mirrored UVs turn the map round. Zero where the mesh
+    does not pass, or where normals cancel.
+    """
+    mapped = tuple(Material(m.normal) for m in mesh.materials)
+    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
+    plain, corners = replace(mesh, materials=mapped, colors=None), mesh.corner_normals()
+    normals = passed(sampled(plain, coords, box, corners, options, implementation))
+    if original:
+        return normals
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 1e-6)
+
+
+def passed(values: np.ndarray) -> np.ndarray:
+    """The first three channels, zero for voxels without a triangle: there the metallic channel is no 1."""
+    return np.where(values[:, 3:4] == 1.0, values[:, :3], np.float32(0.0))
+
+
+def sampled(
+    mesh: TexturedMesh,
+    coords: np.ndarray,
+    box: GridBox,
+    normals: np.ndarray | None,
+    options: dict[str, Any],
+    implementation: str,
+) -> np.ndarray:
+    """The six channels of `textured_attributes`; with corner normals, base colours become shading normals."""
     shifted = np.ascontiguousarray(mesh.vertices, np.float32) - np.array(box.low, np.float32)
     geometry = (shifted, np.ascontiguousarray(mesh.faces, np.int32))
     cells = np.array(box.cells, np.int64)
     if implementation == "reference":
-        return in_order(coords, cells, lambda voxels: reference.textured_attributes(mesh, shifted, voxels, box))
+        slow = reference.textured_attributes
+        return in_order(coords, cells, lambda voxels: slow(mesh, shifted, voxels, box, normals))
     from trellis_kernels.mesh_attributes import cpu_textured
 
     colours = np.empty((0, 3, 4)) if mesh.colors is None else mesh.colors
     uv, tint = np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(colours, np.float32)
-    surface = (uv, tint, np.ascontiguousarray(mesh.material, np.int32))
-    textures, materials = packed(mesh.materials, rounded=not original)
-    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
+    corners = np.empty((0, 3, 3), np.float32) if normals is None else normals
+    surface = (uv, tint, np.ascontiguousarray(mesh.material, np.int32), corners)
+    textures, materials = packed(mesh.materials, rounded=not options["original"])
     run = cpu_textured.textured_attributes
     fixed = (geometry, surface, textures, materials)
     return in_order(coords, cells, lambda voxels: run(*fixed, voxels, box.step, cells, **options))

@@ -49,8 +49,10 @@ def closest(triangle: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, float]
     return inside[best], distances[best]
 
 
-def textured_attributes(mesh: TexturedMesh, vertices: np.ndarray, coords: np.ndarray, box: GridBox) -> np.ndarray:
-    """As op.textured_attributes without `original`; vertices are relative to the grid's corner."""
+def textured_attributes(
+    mesh: TexturedMesh, vertices: np.ndarray, coords: np.ndarray, box: GridBox, normals: np.ndarray | None = None
+) -> np.ndarray:
+    """As op.sampled without `original`; vertices are relative to the grid's corner."""
     h, cells = box.step.astype(np.float64), np.array(box.cells)
     row = {tuple(int(c) for c in cell): k for k, cell in enumerate(coords)}
     sums, weights = np.zeros((len(coords), 6)), np.zeros((len(coords), 1))
@@ -60,7 +62,10 @@ def textured_attributes(mesh: TexturedMesh, vertices: np.ndarray, coords: np.nda
         for cell in row.keys() & set(overlapped(triangle, plane(triangle)[0], h, cells)):
             share, distance = closest(triangle, (np.array(cell) + 0.5) * h)
             tint = np.ones(4) if mesh.colors is None else share @ mesh.colors[t]
-            value = shade(mesh.materials[mesh.material[t]], share @ mesh.uv[t], width, tint)
+            material, place = mesh.materials[mesh.material[t]], share @ mesh.uv[t]
+            value = shade(material, place, width, tint)
+            if normals is not None:
+                value[:3] = bent(material.base_color, value[:3], tangents(triangle, mesh.uv[t]), share @ normals[t])
             weight = max(1.0 - distance / h[0], 1e-3)
             sums[row[cell]] += weight * value
             weights[row[cell]] += weight
@@ -75,6 +80,25 @@ def footprint(triangle: np.ndarray, uv: np.ndarray, size: float) -> float:
         return 0.0
     along_u, along_v = np.linalg.norm(np.linalg.solve(sides, edges), axis=1)
     return float(size / np.sqrt(along_u * along_v))
+
+
+def tangents(triangle: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Unit dP/du and dP/dv [2, 3], or zeros."""
+    edges, sides = np.diff(triangle, axis=0), np.diff(uv.astype(np.float64), axis=0)
+    if abs(np.linalg.det(sides)) < 1e-30:
+        return np.zeros((2, 3))
+    along = np.linalg.solve(sides, edges)
+    return along / np.linalg.norm(along, axis=1, keepdims=True)
+
+
+def bent(texture: Texture | None, texel: np.ndarray, frame: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Shading normal [3] from a normal map's texel, if there is a map."""
+    normal = normal / max(np.linalg.norm(normal), 1e-30)
+    if texture is None:
+        return normal
+    x, y, z = 2 * texel - 1
+    normal = x * frame[0] + y * frame[1] + z * normal
+    return normal / max(np.linalg.norm(normal), 1e-30)
 
 
 def shade(material: Material, uv: np.ndarray, width: float, tint: np.ndarray) -> np.ndarray:

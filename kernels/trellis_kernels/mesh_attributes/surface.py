@@ -34,6 +34,9 @@ class Material:
     alpha: Texture | None = None  # A
     factors: tuple[float, float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # r g b metal rough alpha
     alpha_cutoff: float | None = None  # alpha becomes 1 from here on and 0 below
+    emissive: Texture | None = None  # RGB
+    emissive_factor: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    normal: Texture | None = None  # RGB = (x, y, z) / 2 + 1/2 along dP/du, dP/dv and the normal
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class TexturedMesh:
     material: np.ndarray  # int32 [F] into materials
     materials: tuple[Material, ...]
     colors: np.ndarray | None = None  # float32 [F, 3, 4] in [0, 1] at the face corners, multiplied on the material
+    normals: np.ndarray | None = None  # float32 [F, 3, 3] of unit length at the face corners; none: the faces' own
 
     def __post_init__(self) -> None:
         count = len(self.faces)
@@ -53,8 +57,20 @@ class TexturedMesh:
             raise ValueError(f"{count} faces, but uv {self.uv.shape} and material {self.material.shape}")
         if self.colors is not None and self.colors.shape != (count, 3, 4):
             raise ValueError(f"{count} faces, but colors {self.colors.shape}")
+        if self.normals is not None and self.normals.shape != (count, 3, 3):
+            raise ValueError(f"{count} faces, but normals {self.normals.shape}")
         if count and not 0 <= self.material.min() <= self.material.max() < len(self.materials):
             raise ValueError(f"materials up to {self.material.max()} where there are {len(self.materials)}")
+
+    def corner_normals(self) -> np.ndarray:
+        """Normals float32 [F, 3, 3] at the face corners; zero on faces without area that bring none."""
+        if self.normals is not None:
+            return np.ascontiguousarray(self.normals, np.float32)
+        corners = self.vertices[self.faces].astype(np.float64)
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        length = np.linalg.norm(normal, axis=1, keepdims=True)
+        normal = np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)
+        return np.repeat(normal[:, None], 3, axis=1).astype(np.float32)
 
 
 def mip_levels(pixels: np.ndarray, *, rounded: bool) -> list[np.ndarray]:
