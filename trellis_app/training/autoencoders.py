@@ -77,9 +77,6 @@ class Autoencoders(nn.Module):
         open_branches(self.networks)
         for part in settings.only:
             start_sharp(self.networks[f"{part}_encoder"], settings.initial_logvar)
-        if MATERIAL in settings.only:
-            open_convolutions(self.networks["material_encoder"])
-            open_convolutions(self.networks["material_decoder"])
         self.register_buffer("weights", torch.tensor(settings.attribute_weights), persistent=False)
 
     def forward(self, batch: VoxelBatch) -> dict[str, torch.Tensor]:
@@ -151,18 +148,6 @@ def start_sharp(encoder: nn.Module, logvar: float) -> None:
     """Let a fresh encoder's posterior begin with this log variance."""
     bias = encoder.get_parameter("to_latent.bias" if isinstance(encoder, SparseEncoder) else "out_layer.2.bias")
     bias[len(bias) // 2 :] += logvar
-
-
-@torch.no_grad()
-def open_convolutions(network: nn.Module) -> None:
-    """Draw the convolutions that change the resolution so that about 9 neighbours keep the variance.
-
-    Their usual start at zero leaves colours one dimension at a time to learn, as nothing supervises the inner levels.
-    """
-    for block in network.modules():
-        if isinstance(block, UpBlock | DownBlock):
-            for convolution in (block.conv1, block.conv2):
-                convolution.weight.normal_(std=(9 * convolution.weight.shape[-1]) ** -0.5)
 
 
 class AutoencoderRecipe:
