@@ -23,6 +23,9 @@ def pictures(image: torch.Tensor) -> list[Image.Image]:
 def test_pixels(shared: Path) -> None:
     golden = read_golden(shared, "dinov3")
     pixels = normalised_pixels(pictures(golden["in.image_u8"]), golden.settings["image_size"])
+    statistics = [torch.tensor(golden.settings[key]).view(3, 1, 1) for key in ("std", "mean")]
+    resized = ((pixels * statistics[0] + statistics[1]) * 255).permute(0, 2, 3, 1)
+    torch.testing.assert_close(resized, golden["mid.resized_u8"].float(), atol=1.01, rtol=0)
     one_step = 1 / 255 / 0.224  # resizing may round one 8-bit step differently
     torch.testing.assert_close(pixels, golden["mid.pixel_values"], atol=1.01 * one_step, rtol=0)
     assert (pixels - golden["mid.pixel_values"]).abs().mean() < 0.01 * one_step
@@ -39,6 +42,11 @@ def test_dinov3(shared: Path) -> None:
     encoder = Dinov3Encoder(network)
     with torch.no_grad():
         features = encoder.features(golden["mid.pixel_values"])
+        turns = network.rope_embeddings(golden["mid.pixel_values"])
+        learned = network(golden["mid.pixel_values"]).last_hidden_state
+    for turn, name in zip(turns, ("cos", "sin"), strict=True):
+        torch.testing.assert_close(turn, golden[f"mid.rope_{name}"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(learned, golden["out.last_hidden_state_not_used"], atol=2e-4, rtol=0)
     torch.testing.assert_close(features, golden["out.features"], atol=2e-4, rtol=0)
     tokens = encoder.encode(pictures(golden["in.image_u8"]), golden.settings["image_size"])
     assert tokens.shape == golden["out.features"].shape

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from trellis_app.mesh.collapse_round import candidates, chosen, collapse_round
+from trellis_app.mesh.collapse_round import candidates, cheapest, chosen, collapse_round
 from trellis_app.mesh.remesh import BandGrid, narrow_band
 from trellis_app.mesh.repair import fill_holes
 from trellis_app.mesh.surface import Surface
@@ -52,6 +52,8 @@ def test_collapse_round(ops: dict[str, np.ndarray], name: str) -> None:
     found = candidates(mesh)
     assert np.array_equal(found.edges.numpy(), golden["edges"])
     np.testing.assert_allclose(found.cost.numpy(), golden["cost"], atol=1e-9)
+    np.testing.assert_allclose(found.terms.numpy(), golden["cost_quadric_length_skinny"], atol=1e-9)
+    assert np.array_equal(cheapest(found, mesh).numpy(), golden["face_min_edge"])
     np.testing.assert_allclose(found.point.numpy(), golden["new_point"], atol=1e-9)
     threshold = float(golden["threshold"][0])
     assert np.array_equal(chosen(found, mesh, threshold).numpy(), golden["collapsed_edges"])

@@ -24,8 +24,11 @@ def test_shape_decoder(shared: Path) -> None:
     for level in range(3):
         block = model.blocks[level][-1]
         block.register_forward_hook(lambda _m, _i, out, level=level: levels.update({level: out[0]}))
+    first: list[SparseTensor] = []
+    model.blocks[0][0].register_forward_hook(lambda _m, _i, out: first.append(out))
     z = SparseTensor(golden["in.feats"], golden["in.coords"])
     decoding = model(z)
+    torch.testing.assert_close(first[0].feats, golden["mid.level0_block0_feats"], **EXACT)
     assert torch.equal(decoding.raw.coords, golden["out.raw_coords"])
     torch.testing.assert_close(decoding.raw.feats, golden["out.raw_feats"], **EXACT)
     for level, x in levels.items():

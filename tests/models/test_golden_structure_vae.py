@@ -12,6 +12,7 @@ def test_decoder(shared: Path) -> None:
     golden = read_golden(shared, "ss_dec")
     model, seen = golden.model(), {}
     paths = {"mid.input_layer": "input_layer", "mid.middle": "middle_block", "mid.up0_shuffled": "blocks.2"}
+    paths["mid.up0_conv"] = "blocks.2.conv"
     for name, path in paths.items():
         model.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
     with torch.no_grad():

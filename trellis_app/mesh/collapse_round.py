@@ -20,7 +20,8 @@ class Candidates:
     """The possible collapses of a mesh, one an edge."""
 
     edges: torch.Tensor  # int64 [E, 2] rising pairs in lexicographic order
-    cost: torch.Tensor  # float [E], inf where a face would turn over
+    cost: torch.Tensor  # float [E], the sum of `terms`, inf where a face would turn over
+    terms: torch.Tensor  # float [E, 3] distance to the planes, length, needle shape
     point: torch.Tensor  # float [E, 3] where the merged vertex goes
 
 
@@ -83,21 +84,26 @@ def candidates(mesh: Mesh) -> Candidates:
     kept = torch.zeros_like(quadric).index_add_(0, edge, ones).clamp_min(1)
     shape = torch.zeros_like(quadric).index_add_(0, edge, needle) / kept
     squared = ((a - b) ** 2).sum(1)
-    cost = quadric + _LENGTH * squared + _NEEDLE * shape * squared
-    return Candidates(edges, torch.where(turns > 0, torch.inf, cost), point)
+    terms = torch.stack([quadric, _LENGTH * squared, _NEEDLE * shape * squared], dim=1)
+    return Candidates(edges, torch.where(turns > 0, torch.inf, terms.sum(1)), terms, point)
+
+
+def cheapest(found: Candidates, mesh: Mesh) -> torch.Tensor:
+    """The cheapest of the edges that touch each face, int64 [F] (ties: first)."""
+    faces = mesh.faces.long()
+    edge, face, _ = _incident(found.edges, faces, len(mesh.vertices))
+    order = torch.argsort(found.cost, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=faces.device)
+    least = torch.full((len(faces),), len(order), dtype=torch.int64, device=faces.device)
+    return order[least.scatter_reduce_(0, face, rank[edge], "amin")]
 
 
 def chosen(found: Candidates, mesh: Mesh, threshold: float) -> torch.Tensor:
-    """Edges int64 [K] that collapse: cost at most `threshold`, cheapest at every face they touch (ties: first)."""
-    faces = mesh.faces.long()
-    edge, face, _ = _incident(found.edges, faces, len(mesh.vertices))
-    count = len(found.edges)
-    rank = torch.empty(count, dtype=torch.int64, device=faces.device)
-    rank[torch.argsort(found.cost, stable=True)] = torch.arange(count, device=faces.device)
-    least = torch.full((len(faces),), count, dtype=torch.int64, device=faces.device)
-    least.scatter_reduce_(0, face, rank[edge], "amin")
-    beaten = torch.zeros(count, dtype=torch.bool, device=faces.device)
-    beaten[edge[least[face] != rank[edge]]] = True
+    """Edges int64 [K] that collapse: cost at most `threshold`, and the cheapest of every face they touch."""
+    edge, face, _ = _incident(found.edges, mesh.faces.long(), len(mesh.vertices))
+    beaten = torch.zeros(len(found.edges), dtype=torch.bool, device=edge.device)
+    beaten[edge[cheapest(found, mesh)[face] != edge]] = True
     return torch.nonzero(~beaten & (found.cost <= threshold))[:, 0]
 
 

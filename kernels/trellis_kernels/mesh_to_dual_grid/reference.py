@@ -22,8 +22,28 @@ def mesh_to_dual_grid(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates int32 [M, 3], local dual vertices float32 [M, 3] and crossings bool [M, 3] in lexicographic order.
 
-    Arguments as in cpu.mesh_to_dual_grid. A voxel's error is x^T A x - 2 b^T x with x relative to its corner.
+    Arguments as in cpu.mesh_to_dual_grid.
     """
+    A, b, crossed = quadrics(vertices, faces, step, cells, weights, weld=weld)
+    order, h = sorted(A), step.astype(np.float64)
+    dual = [box_minimum(A[cell], b[cell], h) / h for cell in order]
+    return (
+        np.array(order, np.int32).reshape(-1, 3),
+        np.array(dual, np.float32).reshape(-1, 3),
+        np.array([crossed[cell] for cell in order], np.bool_).reshape(-1, 3),
+    )
+
+
+def quadrics(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    step: np.ndarray,
+    cells: np.ndarray,
+    weights: tuple[float, float, float],
+    *,
+    weld: bool,
+) -> tuple[dict[Cell, np.ndarray], dict[Cell, np.ndarray], dict[Cell, list[bool]]]:
+    """(A, b, crossings) of every voxel: its error is x^T A x - 2 b^T x with x relative to its corner."""
     A: dict[Cell, np.ndarray] = defaultdict(lambda: np.zeros((3, 3)))
     b: dict[Cell, np.ndarray] = defaultdict(lambda: np.zeros(3))
     crossed: dict[Cell, list[bool]] = defaultdict(lambda: [False, False, False])
@@ -49,13 +69,7 @@ def mesh_to_dual_grid(
             if cell in A:
                 A[cell] += weights[1] * across
                 b[cell] += weights[1] * across @ (start - h * cell)
-    order = sorted(A)
-    dual = [box_minimum(A[cell], b[cell], h) / h for cell in order]
-    return (
-        np.array(order, np.int32).reshape(-1, 3),
-        np.array(dual, np.float32).reshape(-1, 3),
-        np.array([crossed[cell] for cell in order], np.bool_).reshape(-1, 3),
-    )
+    return A, b, crossed
 
 
 def plane(triangle: np.ndarray) -> tuple[np.ndarray, float]:
