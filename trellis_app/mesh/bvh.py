@@ -187,10 +187,22 @@ def closest_points(tree: Tree, points: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @njit(cache=True, nogil=True)
+def _enters(origin: np.ndarray, inverse: np.ndarray, low: np.ndarray, high: np.ndarray, node: int) -> float:
+    """Ray parameter at which a node's box is entered (0 inside it); infinite where it is missed or empty."""
+    if low[node, 0] > high[node, 0]:  # padding of the complete tree
+        return np.inf
+    enter, leave = 0.0, np.inf
+    for k in range(3):
+        t0, t1 = (low[node, k] - origin[k]) * inverse[k], (high[node, k] - origin[k]) * inverse[k]
+        enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
+    return enter if enter <= leave else np.inf
+
+
+@njit(cache=True, nogil=True)
 def _blocked(
     origin: np.ndarray, direction: np.ndarray, triangles: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> bool:
-    """Whether a ray hits any triangle, seen from either side (Moeller-Trumbore)."""
+    """Whether a ray hits any triangle, seen from either side (Moeller-Trumbore); near boxes first."""
     leaves = (len(low) + 1) // 2
     inverse = np.empty(3)
     for k in range(3):
@@ -200,37 +212,47 @@ def _blocked(
     while top > 0:
         top -= 1
         node = stack[top]
-        enter, leave = 0.0, 1e30
-        for k in range(3):
-            t0, t1 = (low[node, k] - origin[k]) * inverse[k], (high[node, k] - origin[k]) * inverse[k]
-            enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
-        if enter > leave:
+        if node >= leaves - 1:
+            first = (node - leaves + 1) * _LEAF
+            for t in range(first, min(first + _LEAF, len(triangles))):
+                if _ray_hits(origin, direction, triangles, t):
+                    return True
             continue
-        if node < leaves - 1:
-            stack[top], stack[top + 1] = 2 * node + 2, 2 * node + 1
-            top += 2
-            continue
-        first = (node - leaves + 1) * _LEAF
-        for t in range(first, min(first + _LEAF, len(triangles))):
-            if _ray_hits(origin, direction, triangles[t]):
-                return True
+        near, far = 2 * node + 1, 2 * node + 2
+        t_near = _enters(origin, inverse, low, high, near)
+        t_far = _enters(origin, inverse, low, high, far)
+        if t_far < t_near:
+            near, far, t_near, t_far = far, near, t_far, t_near
+        if t_far < np.inf:
+            stack[top] = far
+            top += 1
+        if t_near < np.inf:
+            stack[top] = near
+            top += 1
     return False
 
 
 @njit(cache=True, nogil=True)
-def _ray_hits(o: np.ndarray, d: np.ndarray, tri: np.ndarray) -> bool:
-    ux, uy, uz = tri[1, 0] - tri[0, 0], tri[1, 1] - tri[0, 1], tri[1, 2] - tri[0, 2]
-    vx, vy, vz = tri[2, 0] - tri[0, 0], tri[2, 1] - tri[0, 1], tri[2, 2] - tri[0, 2]
+def _ray_hits(o: np.ndarray, d: np.ndarray, triangles: np.ndarray, t: int) -> bool:
+    ux, uy, uz = (
+        triangles[t, 1, 0] - triangles[t, 0, 0],
+        triangles[t, 1, 1] - triangles[t, 0, 1],
+        triangles[t, 1, 2] - triangles[t, 0, 2],
+    )
+    vx, vy, vz = (
+        triangles[t, 2, 0] - triangles[t, 0, 0],
+        triangles[t, 2, 1] - triangles[t, 0, 1],
+        triangles[t, 2, 2] - triangles[t, 0, 2],
+    )
     px, py, pz = d[1] * vz - d[2] * vy, d[2] * vx - d[0] * vz, d[0] * vy - d[1] * vx
     det = ux * px + uy * py + uz * pz
     if abs(det) < 1e-20:
         return False
-    sx, sy, sz = o[0] - tri[0, 0], o[1] - tri[0, 1], o[2] - tri[0, 2]
+    sx, sy, sz = o[0] - triangles[t, 0, 0], o[1] - triangles[t, 0, 1], o[2] - triangles[t, 0, 2]
     u = (sx * px + sy * py + sz * pz) / det
     qx, qy, qz = sy * uz - sz * uy, sz * ux - sx * uz, sx * uy - sy * ux
     v = (d[0] * qx + d[1] * qy + d[2] * qz) / det
-    t = (vx * qx + vy * qy + vz * qz) / det
-    return u >= 0.0 and v >= 0.0 and u + v <= 1.0 and t > 0.0
+    return u >= 0.0 and v >= 0.0 and u + v <= 1.0 and (vx * qx + vy * qy + vz * qz) / det > 0.0
 
 
 @njit(cache=True, nogil=True)
