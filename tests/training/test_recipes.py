@@ -122,6 +122,17 @@ def test_structure_scale_is_folded_into_the_exported_networks(run: Path) -> None
     torch.testing.assert_close(logits, decoder(raw.mean), rtol=2e-2, atol=2e-2)
 
 
+def test_an_unpacked_bundle_exports_to_the_same_bundle(run: Path, tmp_path: Path) -> None:
+    shared = ("--size", "tiny", "--out", str(tmp_path))
+    assert command("train", "unpack", *shared, "--bundle", str(run / "bundle")) == 0
+    shutil.copy(run / "samplers.json", tmp_path)
+    assert command("train", "export", *shared, "--bundle", str(tmp_path / "bundle")) == 0
+    first, second = ((folder / "bundle") for folder in (run, tmp_path))
+    assert (first / "pipeline.json").read_text() == (second / "pipeline.json").read_text()
+    for path in sorted((first / "ckpts").iterdir()):
+        assert path.read_bytes() == (second / "ckpts" / path.name).read_bytes(), path.name
+
+
 def test_evaluation_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     library = str(run / "library.npz")
     both = ("--library", library, "--train-library", library)

@@ -19,7 +19,7 @@ from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, Autoenco
 from trellis_app.training.configs import sizes
 from trellis_app.training.distributed import Process, process_group
 from trellis_app.training.evaluate import EvaluationSettings, evaluate, table
-from trellis_app.training.export_bundle import export_bundle
+from trellis_app.training.export_bundle import export_bundle, unpack_bundle
 from trellis_app.training.flows import FlowRecipe, FlowSettings
 from trellis_app.training.latents import LatentSettings, make_latents
 from trellis_app.training.matting import MattingRecipe, MattingSettings
@@ -41,6 +41,7 @@ def add_train_parser(commands: Subparsers) -> None:
     _add_matting(kinds)
     _add_sweep(kinds)
     _add_export(kinds)
+    _add_unpack(kinds)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +236,19 @@ def _add_export(kinds: Subparsers) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     export_bundle(sizes(options.size), options.out, options.bundle, credits_file=options.credits)
+    return 0
+
+
+def _add_unpack(kinds: Subparsers) -> None:
+    parser = kinds.add_parser("unpack", help="make a run folder from a bundle, to train it further")
+    parser.add_argument("--size", default="mini", help="mini or tiny")
+    parser.add_argument("--bundle", type=Path, default=Path("assets/mini"))
+    parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="run folder to write")
+    parser.set_defaults(run=_unpack)
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    unpack_bundle(sizes(options.size), options.bundle, options.out)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from trellis_app.errors import BundleError
+from trellis_app.manifest import read_manifest
 from trellis_app.settings import SamplerSettings
 from trellis_app.training.checkpoints import load_network, save_network
 from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
@@ -65,6 +67,28 @@ def export_bundle(family: Sizes, out: Path, bundle: Path, *, credits_file: Path 
     document = pipeline_document(family, normalisation, samplers, matting="matting" in counts)
     (bundle / "pipeline.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (bundle / "README.md").write_text(model_card(family, counts, out, credits_file), encoding="utf-8")
+
+
+def unpack_bundle(family: Sizes, bundle: Path, out: Path) -> None:
+    """The reverse of `export_bundle`: a run folder whose training goes on from a bundle (`--warm-start <out>/weights`).
+
+    The scale of the structure latent was folded into the exported networks, so it is 1 here.
+    """
+    weights = out / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    for role in family.networks:
+        for ending in (".json", ".safetensors"):
+            path = bundle / "ckpts" / f"{role}{ending}"
+            if path.is_file():
+                shutil.copyfile(path, weights / path.name)
+    manifest = read_manifest(bundle / "pipeline.json")
+    channels = family["structure_flow"].args["in_channels"]
+    normalisation = {
+        STRUCTURE: {"mean": [0.0] * channels, "std": [1.0] * channels},
+        SHAPE: asdict(manifest.shape_normalization),
+        MATERIAL: asdict(manifest.material_normalization),
+    }
+    (weights / NORMALISATION_FILE).write_text(json.dumps(normalisation, indent=1) + "\n", encoding="utf-8")
 
 
 def pipeline_document(
