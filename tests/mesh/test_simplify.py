@@ -87,3 +87,32 @@ def test_same_input_same_output() -> None:
     a, b = simplify(surface, 700), simplify(surface, 700)
     assert a.vertices.tobytes() == b.vertices.tobytes()
     assert a.faces.tobytes() == b.faces.tobytes()
+
+
+def sieve(side: int) -> Surface:
+    """The surface of a plate of cubes with a square hole at every second place: one part, hundreds of tunnels."""
+    solid = np.zeros((side + 2, side + 2, 5), dtype=bool)
+    solid[1:-1, 1:-1, 1:-1] = True
+    solid[2:-2:2, 2:-2:2] = False
+    quads = []
+    for axis in range(3):
+        ahead = np.roll(solid, -1, axis=axis)
+        u, v = np.eye(3, dtype=int)[(axis + 1) % 3], np.eye(3, dtype=int)[(axis + 2) % 3]
+        for here, turn in ((solid & ~ahead, False), (~solid & ahead, True)):
+            corner = np.argwhere(here) + np.eye(3, dtype=int)[axis]
+            ring = np.stack([corner, corner + u, corner + u + v, corner + v], axis=1)
+            quads.append(ring[:, ::-1] if turn else ring)
+    points, index = np.unique(np.concatenate(quads).reshape(-1, 3), axis=0, return_inverse=True)
+    quad = index.reshape(-1, 4)
+    faces = np.concatenate([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
+    return Surface((points / side).astype(np.float32), faces.astype(np.int32))
+
+
+def test_a_surface_full_of_tunnels_still_meets_the_budget():
+    plate = sieve(31)
+    assert report(plate.vertices, plate.faces).watertight
+    small = simplify(plate, 400)
+    health = report(small.vertices, small.faces)
+    assert 100 <= health.faces <= 400
+    assert health.non_manifold_edges == 0
+    np.testing.assert_allclose(np.ptp(small.vertices, axis=0), np.ptp(plate.vertices, axis=0), atol=0.05)

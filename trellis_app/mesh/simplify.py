@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from trellis_app.mesh.repair import remove_duplicate_faces, separate
 from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_cross
 
 _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the planes'
@@ -21,6 +22,7 @@ _BUCKETS = 1 << 13
 _BUCKET_BITS = 18  # bits dropped of a float32 cost: 32 buckets for each doubling
 _RETRIES = 4  # a refused collapse is tried again later, the last time whatever its shape
 _NEEDLE = 0.03  # squared roundness (12 (2 area)^2 / (sum of squared sides)^2, at most 1) of a needle
+_FEWEST_CUT = 100  # below this target a part keeps its tunnels and may stay above it
 _TURN = 0.07  # squared cosine of the most a triangle may turn in one collapse
 
 
@@ -213,8 +215,11 @@ def _mark_ring(work: _Work, vertex: int, value: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _link_allows(work: _Work, a: int, b: int, value: int) -> bool:
-    """Whether collapsing edge (a, b) keeps the surface manifold: common neighbours are the edge's opposite corners."""
+def _link_allows(work: _Work, a: int, b: int, value: int, tunnels: bool) -> bool:
+    """Whether collapsing edge (a, b) keeps the surface manifold: common neighbours are the edge's opposite corners.
+
+    With `tunnels` it may also pinch a tunnel or a bridge shut, after which the surface has to be separated.
+    """
     _mark_ring(work, a, value)
     shared, faces, corner = 0, 0, work.head[b]
     while corner >= 0:
@@ -227,7 +232,11 @@ def _link_allows(work: _Work, a: int, b: int, value: int) -> bool:
                     work.mark[other] = value + 1
                     shared += 1
         corner = work.following[corner]
-    if faces == 0 or shared != faces:
+    if faces == 0 or faces > 2:
+        return False
+    if tunnels:
+        return True
+    if shared != faces:
         return False
     if work.border[a] and work.border[b]:
         return faces == 1
@@ -312,7 +321,7 @@ def _push_ring(work: _Work, queue: _Queue, a: int, bits: np.ndarray, value: int)
 
 
 @njit(cache=True, nogil=True)
-def _shrink(work: _Work, queue: _Queue, pairs: np.ndarray, alive: int, target: int) -> int:
+def _shrink(work: _Work, queue: _Queue, pairs: np.ndarray, alive: int, target: int, tunnels: bool) -> int:
     """Collapse until `target` faces are left or nothing may collapse any more; returns the faces left."""
     q, point, bits = np.empty(10), np.empty(3), np.empty(1, np.float32)
     for e in range(len(pairs)):
@@ -328,9 +337,12 @@ def _shrink(work: _Work, queue: _Queue, pairs: np.ndarray, alive: int, target: i
             continue
         value += 3
         cost = _best_point(work, a, b, q, point)
+        if tunnels:  # planes of opposite walls meet far away
+            for k in range(3):
+                point[k] = 0.5 * (work.points[a, k] + work.points[b, k])
         strict = tries < _RETRIES - 1
         if (
-            not _link_allows(work, a, b, value)
+            not _link_allows(work, a, b, value, tunnels)
             or not _keeps_sides(work, a, b, point, strict)
             or not _keeps_sides(work, b, a, point, strict)
         ):
@@ -384,23 +396,31 @@ def _empty_queue(capacity: int) -> _Queue:
 def simplify(surface: Surface, target: int) -> Surface:
     """At most `target` faces (4 or more), as close to the surface as collapsing edges gets; no-op if it has no more.
 
-    Manifold edges stay manifold, borders stay borders, no face turns over. Where parts cannot shrink any further
-    (each needs a few faces), the smallest parts are dropped to meet the target. Deterministic.
+    Manifold edges stay manifold, borders stay borders, no face turns over. Where a surface is so full of tunnels that it
+    cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where parts cannot shrink any
+    further (each needs a few faces), the smallest parts are dropped. Deterministic.
     """
     if len(surface.faces) <= target:
         return surface
     for _ in range(3):
-        edges = edge_table(surface)
-        work = _start(surface, edges)
-        queue = _empty_queue(4 * len(edges.pairs) + 1024)
         before = len(surface.faces)
-        alive = _shrink(work, queue, edges.pairs, before, target)
-        surface = Surface(work.points.astype(np.float32), work.faces[~work.dead]).compacted()
-        if alive <= target:
+        surface = _collapsed(surface, target, tunnels=False)
+        if len(surface.faces) <= target:
             return surface
-        if alive > 0.98 * before:
+        if len(surface.faces) > 0.98 * before:
             break
+    for share in (0.95, 0.9, 0.8) if target >= _FEWEST_CUT else ():
+        surface = separate(remove_duplicate_faces(_collapsed(surface, int(share * target), tunnels=True)))
+        if len(surface.faces) <= target:
+            return surface.compacted()
     return _drop_smallest_parts(surface, target)
+
+
+def _collapsed(surface: Surface, target: int, *, tunnels: bool) -> Surface:
+    edges = edge_table(surface)
+    work = _start(surface, edges)
+    _shrink(work, _empty_queue(4 * len(edges.pairs) + 1024), edges.pairs, len(surface.faces), target, tunnels)
+    return Surface(work.points.astype(np.float32), work.faces[~work.dead]).compacted()
 
 
 def _drop_smallest_parts(surface: Surface, target: int) -> Surface:
