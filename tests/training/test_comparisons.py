@@ -35,7 +35,7 @@ def voxels(obj: LibraryObject, yaw: float, resolution: int = 64) -> AssetArrays:
 
 def test_f_scores_of_shifted_points() -> None:
     points = np.random.default_rng(0).random((500, 3)) * 10
-    assert f_scores(points, points + [0.01, 0, 0], (0.02, 0.005)) == pytest.approx((1.0, 0.0), abs=0.01)
+    assert f_scores(points, points + np.array([0.01, 0, 0]), (0.02, 0.005)) == pytest.approx((1.0, 0.0), abs=0.01)
     assert f_scores(points, points[:0], (0.1,)) == (0.0,)
 
 

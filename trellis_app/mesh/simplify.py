@@ -396,9 +396,9 @@ def _empty_queue(capacity: int) -> _Queue:
 def simplify(surface: Surface, target: int) -> Surface:
     """At most `target` faces (4 or more), as close to the surface as collapsing edges gets; no-op if it has no more.
 
-    Manifold edges stay manifold, borders stay borders, no face turns over. Where a surface is so full of tunnels that it
-    cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where parts cannot shrink any
-    further (each needs a few faces), the smallest parts are dropped. Deterministic.
+    Manifold edges stay manifold, borders stay borders, no face turns over. Where a surface is so full of tunnels that
+    it cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where parts cannot shrink
+    any further (each needs a few faces), the smallest parts are dropped. Deterministic.
     """
     if len(surface.faces) <= target:
         return surface

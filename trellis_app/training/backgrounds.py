@@ -1,7 +1,7 @@
 """Pictures for the matting network: cut-outs over random backgrounds, made on the device, with their alpha as target.
 
-    RGBA views ─ place (size, position, turn) ─▶ foreground, alpha ─┐
-    plain · gradient · noise · stripes · other objects · room ──────┴▶ shadow ▶ composite ▶ blur, noise, tone ▶ picture
+RGBA views ─ place (size, position, turn) ─▶ foreground, alpha ─┐
+plain · gradient · noise · stripes · other objects · room ──────┴▶ shadow ▶ composite ▶ blur, noise, tone ▶ picture
 """
 
 from __future__ import annotations
