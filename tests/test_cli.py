@@ -147,3 +147,8 @@ def test_doctor_looks_at_the_chosen_folder(bundle, tmp_path):
     report = doctor.examine(AppSettings(bundle=str(bundle), output_folder=tmp_path / "a/b"), probe=False)
     assert report.usable
     assert any(finding.subject == "disk" and str(tmp_path) in finding.detail for finding in report.findings)
+
+
+def test_doctor_probes_the_shipped_bundle(capsys):
+    assert main(["doctor", "--bundle", "mini", "--device", "cpu"]) == 0
+    assert "as expected" in capsys.readouterr().out

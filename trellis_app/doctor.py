@@ -31,7 +31,7 @@ OPTIONAL_PACKAGES = {
     "flash_attn": "optional faster attention on NVIDIA GPUs; torch's own attention is used without it",
     "nvdiffrast": "optional rasteriser on NVIDIA GPUs; our own is used without it",
 }
-PROBE_PICTURE = PROJECT_ROOT / "assets" / "mini" / "probe.png"
+PROBE = PROJECT_ROOT / "assets" / "mini" / "probe.json"  # picture, seed and the voxels that must come out
 PROBE_TOLERANCE = 0.05
 
 
@@ -61,7 +61,7 @@ def examine(settings: AppSettings, *, probe: bool = True) -> Report:
         findings.append(Finding(f"bundle {settings.bundle}", PROBLEM, str(error)))
         return Report(tuple(findings), usable=False)
     findings.append(_bundle(pipeline.bundle))
-    if probe and PROBE_PICTURE.is_file():
+    if probe:
         findings.append(_probe(pipeline))
     return Report(tuple(findings), usable=all(finding.status != PROBLEM for finding in findings))
 
@@ -100,7 +100,7 @@ def _full_bundle() -> Finding:
     if not missing:
         return Finding(FULL_BUNDLE, OK, "all files are in the local hub cache")
     reason = "no GPU here either" if not torch.cuda.is_available() else "they download at the first run"
-    return Finding(FULL_BUNDLE, NOTE, f"{len(missing)} files are not on this machine ({reason}): {', '.join(missing)}")
+    return Finding(FULL_BUNDLE, NOTE, f"not on this machine, {reason}; missing: {', '.join(missing)}")
 
 
 def _bundle(bundle: Bundle) -> Finding:
@@ -108,10 +108,10 @@ def _bundle(bundle: Bundle) -> Finding:
 
 
 def _probe(pipeline: ImageTo3D) -> Finding:
-    """A short fixed-seed run of the three stages, compared with the count stored beside the bundle."""
-    expected = json.loads(PROBE_PICTURE.with_suffix(".json").read_text())
+    """A fixed-seed run of the three stages, compared with the count stored beside the shipped bundle."""
+    expected = json.loads(PROBE.read_text())
     started = time.monotonic()
-    prepared = pipeline.prepare(read_picture(PROBE_PICTURE))
+    prepared = pipeline.prepare(read_picture(PROBE.parent / expected["picture"]))
     request = pipeline.resolved(GenerationRequest(seed=int(expected["seed"])))
     voxels = 0
     for event in pipeline.generate(prepared, request, finish=False):
