@@ -20,11 +20,11 @@ from torch import nn
 
 from trellis_app.models.registry import build_model
 from trellis_app.models.shape_vae import dual_vertex
-from trellis_app.models.sparse_unet import DownBlock, SparseEncoder, UpBlock
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.training.checkpoints import load_if_saved, save_network
 from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
 from trellis_app.training.distributed import Process
+from trellis_app.training.initial_values import initialise
 from trellis_app.training.journal import contact_sheet, voxel_front_view
 from trellis_app.training.losses import (
     attribute_loss,
@@ -74,9 +74,7 @@ class Autoencoders(nn.Module):
         roles = [f"{part}_{side}" for part in settings.only for side in ("encoder", "decoder")]
         specs = {role: family[role] for role in roles}
         self.networks = nn.ModuleDict({role: build_model(spec.name, spec.args) for role, spec in specs.items()})
-        open_branches(self.networks)
-        for part in settings.only:
-            start_sharp(self.networks[f"{part}_encoder"], settings.initial_logvar)
+        initialise(self.networks, settings.initial_logvar)
         self.register_buffer("weights", torch.tensor(settings.attribute_weights), persistent=False)
 
     def forward(self, batch: VoxelBatch) -> dict[str, torch.Tensor]:
@@ -129,25 +127,6 @@ class Autoencoders(nn.Module):
             "attributes": attribute_loss(raw, attributes, weights=self.weights),
             "kl_material": self.settings.kl_material * kl,
         }
-
-
-def open_branches(networks: nn.ModuleDict) -> None:
-    """Fresh values for the second convolution of every up and down block, which the models leave at zero.
-
-    The skip path averages channels on the way down and repeats them on the way up, so after two levels it carries one
-    number a voxel: brightness, no colour. With both branches closed the rest has no gradient on either side.
-    """
-    for block in networks.modules():
-        if isinstance(block, (UpBlock, DownBlock)):
-            weight = block.conv2.weight  # [Co, 3, 3, 3, Ci]; about 9 of 27 neighbours exist on a surface
-            nn.init.normal_(weight, std=0.7 / (9 * weight.shape[-1]) ** 0.5)
-
-
-@torch.no_grad()
-def start_sharp(encoder: nn.Module, logvar: float) -> None:
-    """Let a fresh encoder's posterior begin with this log variance."""
-    bias = encoder.get_parameter("to_latent.bias" if isinstance(encoder, SparseEncoder) else "out_layer.2.bias")
-    bias[len(bias) // 2 :] += logvar
 
 
 class AutoencoderRecipe:

@@ -1,9 +1,13 @@
-"""Sizes of the networks that the recipes train: `mini`, which is shipped, and `tiny`, which tests train in seconds."""
+"""Sizes of the networks that the recipes train.
+
+`mini` is shipped; `small` is mini with autoencoders wide enough for `initial_values.pass_through`, for the next run;
+`tiny` is what tests train in seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trellis_app.errors import SettingsError
@@ -114,17 +118,19 @@ MINI_SCALE = Scale(
     width=256, flow_blocks=(6, 5, 5), encoder_depth=6, encoder_image=256, structure=(48, 24),
     coarse_to_fine=(64, 64, 32, 32, 16), blocks=(2, 2, 2, 2, 0), matting_image=256, matting=(16, 24, 40, 64, 88, 88),
 )  # fmt: skip
+SMALL_SCALE = replace(MINI_SCALE, coarse_to_fine=(64, 64, 64, 64, 16), blocks=(2, 2, 2, 1, 0))
 TINY_SCALE = Scale(
     width=64, flow_blocks=(1, 1, 1), encoder_depth=1, encoder_image=32, structure=(16, 8),
     coarse_to_fine=(16, 16, 8, 8, 8), blocks=(1, 0, 0, 0, 0), matting_image=32, matting=(8, 8, 16),
 )  # fmt: skip
 MINI = Sizes("mini", 256, MINI_SCALE.encoder_image, networks(MINI_SCALE, 256))
+SMALL = Sizes("small", 256, SMALL_SCALE.encoder_image, networks(SMALL_SCALE, 256))
 TINY = Sizes("tiny", 64, TINY_SCALE.encoder_image, networks(TINY_SCALE, 64))
 
 
 def sizes(name: str) -> Sizes:
     """The family of that name; raises SettingsError for another."""
-    known = {family.name: family for family in (MINI, TINY)}
+    known = {family.name: family for family in (MINI, SMALL, TINY)}
     if name not in known:
         raise SettingsError(f"There are no sizes named {name!r}.", f"Choose one of {', '.join(known)}.")
     return known[name]
