@@ -27,6 +27,7 @@ SIDE = 24  # voxels along the sheet
 
 def warm_up(pipeline: ImageTo3D) -> float:
     """Run every compiled kernel once; returns the seconds it took."""
+    LOG.info("preparing the kernels; the first start on a machine compiles them, which takes about half a minute")
     started = time.monotonic()
     if pipeline.device.type == "cpu":
         _decode_noise(pipeline)

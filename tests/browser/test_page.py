@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from tests.gltf_validation import gltf_issues
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.settings import PROJECT_ROOT
+from trellis_app.ui.cutout_card import example_pictures
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
@@ -129,9 +130,10 @@ def _note_outside(visit: Visit, url: str, own: str) -> None:
 
 
 def choose_picture(visit: Visit, folder: Path) -> None:
-    """Click the first example; without shipped examples upload a drawn cut-out."""
+    """Click the rocket among the examples; without the shipped bundle upload a drawn cut-out."""
     if EXAMPLES and MINI:
-        visit.page.locator(".example").first.click()
+        names = [path.stem for path in example_pictures()]
+        visit.page.locator(".example").nth(names.index("rocket")).click()
     else:
         image = Image.new("RGBA", (256, 256))
         ImageDraw.Draw(image).ellipse((60, 30, 200, 230), fill=(170, 70, 40, 255))
