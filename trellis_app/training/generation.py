@@ -28,10 +28,10 @@ class Samplers:
     material: SamplerSettings
 
 
-# Chosen by `train sweep` on held-out training objects; written into the bundle's pipeline.json.
+# Chosen on held-out training objects; written into the bundle's pipeline.json.
 MINI_SAMPLERS = Samplers(
-    structure=SamplerSettings(12, 3.0, 0.5, 3.0, (0.3, 1.0), SIGMA_MIN),
-    shape=SamplerSettings(12, 2.5, 0.5, 3.0, (0.3, 1.0), SIGMA_MIN),
+    structure=SamplerSettings(12, 4.0, 0.0, 3.0, (0.3, 1.0), SIGMA_MIN),
+    shape=SamplerSettings(12, 3.5, 0.0, 3.0, (0.3, 1.0), SIGMA_MIN),
     material=SamplerSettings(12, 1.5, 0.0, 3.0, (0.3, 1.0), SIGMA_MIN),
 )
 
