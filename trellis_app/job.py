@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trellis_app.errors import EmptyAssetError
-from trellis_app.export.formats import check_formats, disk_error, write_all
+from trellis_app.export.formats import check_formats, write_all
 from trellis_app.export.sidecar import RunLog, settings_record, write_sidecar
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
@@ -51,10 +51,5 @@ def run_job(
     record = settings_record(request, pipeline.samplers(request), bundle=pipeline.bundle.name)
     paths = write_all(asset, options.folder, options.picture.stem, options.formats, record)
     sidecar = options.folder / f"{options.picture.stem}.json"
-    try:
-        write_sidecar(
-            sidecar, {**record, "warnings": prepared.warnings, "seconds": log.rounded(), "counts": asset.counts}
-        )
-    except OSError as error:
-        raise disk_error(error, options.folder) from error
+    write_sidecar(sidecar, {**record, "warnings": prepared.warnings, "seconds": log.rounded(), "counts": asset.counts})
     return [*paths.values(), sidecar]

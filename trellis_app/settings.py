@@ -11,7 +11,6 @@ from typing import Any
 from trellis_app.errors import SettingsError
 
 ALPHA_MODES = ("auto", "opaque", "mask", "blend")
-FORMATS = ("glb", "ply")
 MAX_SEED = 2**31 - 1
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 

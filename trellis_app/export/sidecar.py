@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from trellis_app.export.files import write_atomically
+from trellis_app.progress import TITLES
 from trellis_app.settings import GenerationRequest, SamplerSettings
 from trellis_app.types import Stage, StageEvent
 
@@ -25,7 +26,9 @@ class RunLog:
 
     def note(self, event: StageEvent) -> None:
         """Add the time since the last event to this event's stage (finishing: to its named step)."""
-        key = event.stage.value if event.stage is not Stage.FINISH else f"finish: {event.label}"
+        key = event.stage.value
+        if event.stage is Stage.FINISH:
+            key += ": " + event.label.removeprefix(f"{TITLES[event.stage]}: ")
         self.seconds[key] = self.seconds.get(key, 0.0) + event.elapsed - self._last
         self._last = event.elapsed
 
@@ -60,10 +63,5 @@ def settings_record(
 
 
 def write_sidecar(path: Path, record: dict[str, object]) -> None:
-    """Write the JSON beside the asset, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the JSON beside the asset, whole or not at all; raises MachineError where the disk refuses."""
+    write_atomically(path, [(json.dumps(record, indent=2) + "\n").encode()])
