@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from trellis_app.types import DualGrid, FinishedAsset, Occupancy, OVoxel, Stage, StageEvent
 
@@ -13,6 +14,13 @@ TITLES = {
     Stage.MATERIAL: "Material",
     Stage.FINISH: "Finishing",
 }
+Check = Callable[[], None]  # long work calls it now and then (at least every half second); it raises to stop the work
+
+
+def go_on() -> None:
+    """The Check of work that nobody stops."""
+
+
 # Share of a run's seconds before anything was measured (mini bundle on 2 cores).
 FIRST_GUESS = {
     Stage.IMAGE: 0.05,

@@ -11,6 +11,7 @@ from typing import Any
 from trellis_app.errors import SettingsError
 
 ALPHA_MODES = ("auto", "opaque", "mask", "blend")
+SURFACE_MODES = ("single", "watertight", "decoded")
 MAX_SEED = 2**31 - 1
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,8 +90,12 @@ class FinishOptions:
         step=256,
     )
     alpha: str = "auto"
+    surface: str = "single"  # single: one sheet, no inner walls; watertight: closed for printing; decoded: as it came
+    normal_map: bool = True  # bake the detail that simplification took away
 
     def __post_init__(self) -> None:
+        if self.surface not in SURFACE_MODES:
+            raise SettingsError(f"The surface mode is {self.surface!r}.", f"Choose one of {', '.join(SURFACE_MODES)}.")
         _check("The face budget", self.faces, 100, 16_000_000)
         _check("The texture size", self.texture_size, 64, 8192)
         if self.alpha not in ALPHA_MODES:

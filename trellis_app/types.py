@@ -113,6 +113,7 @@ class Textures:
     base_color: np.ndarray  # uint8 [T, T, 4] sRGB + alpha
     metallic_roughness: np.ndarray  # uint8 [T, T, 3] (0, roughness, metallic)
     alpha_mode: str = "OPAQUE"  # OPAQUE | MASK | BLEND
+    normal: np.ndarray | None = None  # uint8 [T, T, 3] tangent space, +Y up; None without a normal map
 
 
 @dataclass(frozen=True)
