@@ -25,7 +25,8 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
-from trellis_app.export.finish import finish
+from trellis_app.export.finish import STEPS, finish
+from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
@@ -208,9 +209,16 @@ class ImageTo3D:
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
     def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
-        """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset."""
-        for step in finish(asset, options):
-            yield clock.event(Stage.FINISH, step.name, step.index, step.count, step.asset)
+        """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset.
+
+        Beats every half second with the step at work, and can be closed at any beat.
+        """
+        signal = StopSignal()
+        steps = finish(asset, options, check=signal)
+        for index, name in enumerate(STEPS):
+            beats = beating(lambda: next(steps), signal)
+            done = yield from clock.beats(beats, Stage.FINISH, name, index, len(STEPS))
+            yield clock.event(Stage.FINISH, name, done.index, done.count, done.asset)
 
     @torch.inference_mode()
     def generate(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TypeVar, cast
 
 from trellis_app.types import DualGrid, FinishedAsset, Occupancy, OVoxel, Stage, StageEvent
 
@@ -14,6 +16,7 @@ TITLES = {
     Stage.MATERIAL: "Material",
     Stage.FINISH: "Finishing",
 }
+T = TypeVar("T")
 Check = Callable[[], None]  # long work calls it now and then (at least every half second); it raises to stop the work
 
 
@@ -61,6 +64,18 @@ class RunClock:
             remaining=self._remaining(stage, step / max(steps, 1), elapsed),
             result=result,
         )
+
+    def beats(
+        self, work: Generator[None, None, T], stage: Stage, what: str, step: int, steps: int
+    ) -> Generator[StageEvent, None, T]:
+        """An event for every beat of `work` (heartbeat.py), while `step` of `steps` are done; returns its result."""
+        with closing(work):
+            while True:
+                try:
+                    next(work)
+                except StopIteration as end:
+                    return cast(T, end.value)
+                yield self.event(stage, what, step, steps)
 
     def shares(self) -> dict[Stage, float]:
         """Measured share of each stage, for the next run's estimate."""

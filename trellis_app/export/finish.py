@@ -20,10 +20,11 @@ from trellis_app.mesh.simplify import simplify
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
+from trellis_app.progress import Check, go_on
 from trellis_app.settings import FinishOptions
 from trellis_app.types import FinishedAsset, OVoxel
 
-STEPS = ("Extract the surface", "Repair it", "Simplify", "Unwrap", "Bake the textures", "Pack")
+STEPS = ("Extract the surface", "Clean it", "Simplify", "Unwrap", "Bake the textures", "Pack")
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def decoded_surface(asset: OVoxel) -> Surface:
     return Surface(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy())
 
 
-def finish(asset: OVoxel, options: FinishOptions) -> Iterator[FinishStep]:
+def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> Iterator[FinishStep]:
     """Repair, simplify, unwrap and bake; yields after every step, the asset with the last. Deterministic.
 
-    Raises EmptyAssetError when no face is left to finish.
+    check: called inside the steps; it raises to stop them. Raises EmptyAssetError when no face is left to finish.
     """
     counts: dict[str, int] = {}
 
