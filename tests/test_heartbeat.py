@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
 
 import pytest
 
-from trellis_app.heartbeat import Stopped, StopSignal, beating
+from trellis_app.heartbeat import StoppedError, StopSignal, beating
 from trellis_app.progress import RunClock
 from trellis_app.types import Stage
 
 
 def test_beats_until_the_result_is_there() -> None:
     ready = threading.Event()
-    work = beating(lambda: ready.wait(5) and "done", StopSignal(), every=0.01)
+    work = beating(lambda: "done" if ready.wait(5) else "late", StopSignal(), every=0.01)
     assert [next(work) for _ in range(3)] == [None, None, None]
     ready.set()
-    with pytest.raises(StopIteration) as end:
-        while True:
+    assert _result(work) == "done"
+
+
+def _result(work: Generator[None, None, str]) -> str:
+    while True:
+        try:
             next(work)
-    assert end.value.value == "done"
+        except StopIteration as end:
+            return str(end.value)
 
 
 def test_the_works_error_reaches_the_waiting_side() -> None:
@@ -65,5 +71,5 @@ def test_a_clocks_beats_are_events_of_the_running_step() -> None:
     assert (event.stage, event.label, event.step, event.steps) == (Stage.FINISH, "Finishing: Unwrap", 3, 6)
     events.close()
     release.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         signal()

@@ -13,7 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from trellis_app.errors import TrellisError
-from trellis_app.settings import ALPHA_MODES, PROJECT_ROOT, AppSettings, FinishOptions, GenerationRequest, app_settings
+from trellis_app.settings import (
+    ALPHA_MODES,
+    PROJECT_ROOT,
+    SURFACE_MODES,
+    AppSettings,
+    FinishOptions,
+    GenerationRequest,
+    app_settings,
+)
 from trellis_app.types import StageEvent
 
 
@@ -99,18 +107,41 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("bench", help="seconds and memory of the whole job; the last line is JSON")
-    parser.add_argument("what", choices=("generate",))
-    parser.add_argument("--picture", type=Path, default=PROJECT_ROOT / "assets" / "examples" / "chair.png")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("arguments", nargs="*", help="after --: options passed on to generate")
-    parser.set_defaults(run=_bench)
+    parser = commands.add_parser("bench", help="measured seconds and memory; the last line is JSON")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    generate = kinds.add_parser("generate", help="the whole job, each run in a fresh process")
+    generate.add_argument("--picture", type=Path, default=PROJECT_ROOT / "assets" / "examples" / "chair.png")
+    generate.add_argument("--runs", type=int, default=3)
+    generate.add_argument("arguments", nargs="*", help="after --: options passed on to generate")
+    generate.set_defaults(run=_bench_generate)
+    export = kinds.add_parser("export", help="finishing alone, on synthetic surfaces")
+    export.add_argument("--resolution", default="512", help="comma-separated, e.g. 512,1024,1536")
+    export.add_argument("--faces", type=int, default=500_000)
+    export.add_argument("--texture-size", type=int, default=2048)
+    export.add_argument("--surface", choices=SURFACE_MODES, default="single")
+    export.add_argument("--walls", type=int, choices=(1, 2), default=1, help="2: a hollow shell")
+    export.add_argument("--device", default="auto")
+    export.add_argument("--runs", type=int, default=3)
+    export.set_defaults(run=_bench_export)
 
 
-def _bench(options: argparse.Namespace) -> int:
+def _bench_generate(options: argparse.Namespace) -> int:
     from trellis_app.bench import bench_generate
 
     print(json.dumps(bench_generate(options.picture, options.runs, options.arguments)))
+    return 0
+
+
+def _bench_export(options: argparse.Namespace) -> int:
+    from trellis_app.bench_export import bench_export, table
+    from trellis_app.pipeline import choose_device
+
+    finish = FinishOptions(faces=options.faces, texture_size=options.texture_size, surface=options.surface)
+    sizes = [int(size) for size in options.resolution.split(",")]
+    device = str(choose_device(options.device))
+    report = bench_export(sizes, finish, runs=options.runs, device=device, walls=options.walls)
+    print(table(report), file=sys.stderr)
+    print(json.dumps(report))
     return 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,16 +60,32 @@ sys.exit(code)
 def bench_generate(picture: Path, runs: int, arguments: list[str]) -> dict[str, object]:
     """Median of several runs, with every run and the machine beside it."""
     measured = [measure(picture, arguments) for _ in range(runs)]
-    commit = subprocess.run(
-        ["git", "-C", str(PROJECT_ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "picture": picture.name,
         "arguments": arguments,
         "median_seconds": round(statistics.median(m.seconds for m in measured), 2),
         "peak_memory_mb": round(max(m.peak_memory_mb for m in measured)),
         "runs": [asdict(m) for m in measured],
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "machine": machine("cpu"),
+        "commit": commit(),
     }
+
+
+def machine(device: str) -> dict[str, object]:
+    """What a figure was measured on."""
+    found: dict[str, object] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    return {**found, "gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else found
+
+
+def commit() -> str:
+    """Short name of the checkout's commit, empty outside a checkout."""
+    command = ["git", "-C", str(PROJECT_ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""

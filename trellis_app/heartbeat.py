@@ -14,12 +14,12 @@ BEAT = 0.5  # seconds between two beats
 GRACE = 1.0  # seconds that a stopped run waits for its thread to notice
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised inside the work by its check once nobody waits for it any more."""
 
 
 class StopSignal:
-    """The Check that long work calls: returns at once until `stop()`, raises Stopped from then on."""
+    """The Check that long work calls: returns at once until `stop()`, raises StoppedError from then on."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -29,7 +29,7 @@ class StopSignal:
 
     def __call__(self) -> None:
         if self._event.is_set():
-            raise Stopped
+            raise StoppedError
 
 
 class _Outcome(Generic[Result]):
