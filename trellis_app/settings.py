@@ -12,6 +12,7 @@ from trellis_app.errors import SettingsError
 
 ALPHA_MODES = ("auto", "opaque", "mask", "blend")
 SURFACE_MODES = ("single", "watertight", "decoded")
+TEXTURE_FORMATS = ("png", "jpeg", "webp")
 MAX_SEED = 2**31 - 1
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,6 +101,24 @@ class FinishOptions:
         _check("The texture size", self.texture_size, 64, 8192)
         if self.alpha not in ALPHA_MODES:
             raise SettingsError(f"The alpha mode is {self.alpha!r}.", f"Choose one of {', '.join(ALPHA_MODES)}.")
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How finished assets are stored; formats that a choice does not concern ignore it."""
+
+    texture_format: str = "png"  # of GLB: png opens everywhere; jpeg and webp are smaller and lose a little
+    draco: bool = False  # compress the triangles of GLB; viewers need a decoder
+    size_mm: float = setting(
+        100.0, "Print size", "Longest side of STL and 3MF models in millimetres.", low=10.0, high=1000.0, step=5.0
+    )
+
+    def __post_init__(self) -> None:
+        if self.texture_format not in TEXTURE_FORMATS:
+            raise SettingsError(
+                f"The texture format is {self.texture_format!r}.", f"Choose one of {', '.join(TEXTURE_FORMATS)}."
+            )
+        _check("The print size in mm", self.size_mm, 0.1, 100_000.0)
 
 
 @dataclass(frozen=True)
