@@ -115,7 +115,7 @@ def test_stages_equal_the_original(golden, case):
     request = pipeline.resolved(
         GenerationRequest(preset=chosen["pipeline_type"], seed=settings["seed"], max_tokens=chosen["max_num_tokens"])
     )
-    run = pipeline._begin(blank(), request, RunClock())
+    run = pipeline.begin(blank(), request, RunClock())
     with watched(pipeline) as seen:
         occupancy = drain(pipeline.structure(run))
         shape = drain(pipeline.shape(occupancy, run))

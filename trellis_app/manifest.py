@@ -117,6 +117,14 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} is not as expected: {error}.", "Use the bundle's own pipeline.json.") from error
 
 
+def read_models(path: Path) -> dict[str, str]:
+    """Key -> checkpoint path of any pipeline's JSON. Raises BundleError where it names no models."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["args"]["models"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} names no models ({error}).", "Download the bundle again.") from error
+
+
 def _sampler(block: Mapping[str, Any]) -> SamplerSettings:
     params = {**block["params"], **block.get("args", {})}
     if "guidance_interval" in params:

@@ -14,8 +14,8 @@ Every stage is a generator of StageEvents, at least one a sampler step, so closi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from trellis_app.manifest import LATENT_FACTOR, Preset
 from trellis_app.models.flow_transformer import ConditionMemory
 from trellis_app.models.latent_flow import LatentFlow
 from trellis_app.models.material_vae import MaterialDecoder, attributes
-from trellis_app.models.shape_vae import ShapeDecoder
+from trellis_app.models.shape_vae import ShapeDecoder, ShapeEncoder, shape_features
 from trellis_app.models.structure_flow import StructureFlow
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
@@ -202,10 +202,22 @@ class ImageTo3D:
             raise EmptyAssetError("The shape stage produced no surface.", "Try another seed or picture.")
         return grid, decoding.subdivisions
 
-    def decode_material(self, material: MaterialLatent, grid: DualGrid, guides: tuple[SparseTensor, ...]) -> OVoxel:
-        """Material latent -> PBR attributes on the voxels of the dual grid."""
+    def encode_shape(self, grid: DualGrid) -> ShapeLatent:
+        """Dual grid -> shape latent, which remembers the grid's voxels for `decode_material` without guides."""
+        coords = F.pad(grid.coords, (1, 0))
+        voxels = SparseTensor(shape_features(grid.dual, grid.crossed), coords).to(self.device)
+        with self._resident("shape_slat_encoder", ShapeEncoder) as encoder:
+            return ShapeLatent(encoder(voxels).mean, grid.resolution)
+
+    def decode_material(
+        self, material: MaterialLatent, grid: DualGrid, guides: tuple[SparseTensor, ...] | None
+    ) -> OVoxel:
+        """Material latent -> PBR attributes on the voxels of the dual grid.
+
+        guides: of `decode_shape`; None where the latent came from `encode_shape` of this grid.
+        """
         with self._resident("tex_slat_decoder", MaterialDecoder) as decoder:
-            raw = decoder(material.latent.fresh(), guides).raw
+            raw = decoder(material.latent if guides is None else material.latent.fresh(), guides).raw
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
     def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
@@ -230,29 +242,26 @@ class ImageTo3D:
         """
         request = self.resolved(request)
         clock = RunClock(self._shares)
-        run = self._begin(prepared, request, clock)
-        try:
+        run = self.begin(prepared, request, clock)
+        with memory_told():
             yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
             occupancy = yield from self.structure(run)
-            yield self._done(clock, Stage.STRUCTURE, occupancy)
+            yield self.done(clock, Stage.STRUCTURE, occupancy)
             shape = yield from self.shape(occupancy, run)
             yield clock.event(Stage.SHAPE, "building the surface", 9, 10)
             grid, guides = self.decode_shape(shape)
-            yield self._done(clock, Stage.SHAPE, grid)
+            yield self.done(clock, Stage.SHAPE, grid)
             material = yield from self.material(shape, run)
             yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
             asset = on_cpu(self.decode_material(material, grid, guides))
-            yield self._done(clock, Stage.MATERIAL, asset)
+            yield self.done(clock, Stage.MATERIAL, asset)
             if finish:
                 yield from self.finish(asset, request.finish, clock)
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise MachineError(
-                "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."
-            ) from error
         self._shares = clock.shares()
 
-    def _begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
+    def begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
+        """What the stages of a run of a resolved request share."""
+
         @functools.cache
         def features(side: int) -> ImageFeatures:
             return self.features(prepared, side)
@@ -266,7 +275,8 @@ class ImageTo3D:
             clock=clock,
         )
 
-    def _done(self, clock: RunClock, stage: Stage, result: Result) -> StageEvent:
+    def done(self, clock: RunClock, stage: Stage, result: Result) -> StageEvent:
+        """The last event of a stage."""
         return clock.event(stage, "done", 1, 1, on_cpu(result))
 
     def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
@@ -294,6 +304,18 @@ class ImageTo3D:
         tokens = features.tokens.to(self.device)
         # All keys and values of zeros are alike, so attention to one of them is attention to all.
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Turns a GPU that ran out of memory into a MachineError."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MachineError(
+            "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."
+        ) from error
 
 
 def on_cpu(result: Result) -> Result:

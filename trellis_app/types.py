@@ -114,6 +114,7 @@ class Textures:
     metallic_roughness: np.ndarray  # uint8 [T, T, 3] (0, roughness, metallic)
     alpha_mode: str = "OPAQUE"  # OPAQUE | MASK | BLEND
     normal: np.ndarray | None = None  # uint8 [T, T, 3] tangent space, +Y up; None without a normal map
+    wrap: str = "clamp"  # clamp | repeat, where UVs leave [0, 1]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class FinishedAsset:
     translucent_faces: int = 0  # how many of the last faces are translucent (alpha mode BLEND)
     double_sided: bool = True  # False where every face is seen from outside only (closed surface)
     counts: dict[str, int] = field(default_factory=dict)  # mesh counts of each finishing step, for the sidecar
+    notes: tuple[str, ...] = ()  # sentences on how it was made, for the sidecar
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from trellis_app.errors import BundleError, MachineError
-from trellis_app.manifest import Manifest, Part, Preset, read_manifest
+from trellis_app.manifest import Manifest, Part, Preset, read_manifest, read_models
 from trellis_app.models.registry import build_model
 from trellis_app.settings import PROJECT_ROOT
 
 FULL_BUNDLE = "microsoft/TRELLIS.2-4B"
 MINI_BUNDLE = "mini"
 MANIFEST_FILE = "pipeline.json"
+TEXTURING_FILE = "texturing_pipeline.json"  # the 4B bundle names its shape encoder here
 RECOMPUTED = frozenset({"rope_phases"})  # buffers that some files hold and no model of ours does
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -83,9 +84,18 @@ class Bundle:
 
         A model that was loaded before is returned wherever it is now; `residency` moves it.
         """
-        if key not in self.config.models:
-            raise BundleError(f"The bundle {self.name} has no model {key}.", "Choose another bundle for this task.")
-        return self._load(self.config.models[key], torch.device(device))
+        return self._load(self.stem(key), torch.device(device))
+
+    def stem(self, key: str) -> str:
+        """The checkpoint of a model; those that only texturing needs may be named in a manifest of their own."""
+        if key in self.config.models:
+            return self.config.models[key]
+        try:
+            return read_models(self.source.file(TEXTURING_FILE))[key]
+        except (BundleError, KeyError) as error:
+            raise BundleError(
+                f"The bundle {self.name} has no model {key}.", "Choose another bundle for this task."
+            ) from error
 
     def part(self, part: Part, device: torch.device | str = "cpu") -> nn.Module:
         """A component whose weights the bundle itself holds (`args.model` is the stem), loaded once."""

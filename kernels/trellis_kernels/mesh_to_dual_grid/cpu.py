@@ -6,6 +6,7 @@ a voxel's terms are added in the order of the triangles whatever the slabs, so t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,6 +42,7 @@ def mesh_to_dual_grid(
     *,
     weld: bool,
     workers: int,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates int32 [M, 3], local dual vertices float32 [M, 3] and crossings bool [M, 3] in lexicographic order.
 
@@ -54,6 +56,7 @@ def mesh_to_dual_grid(
     edges = boundary_edges(labels, faces) if weights[1] > 0 else np.empty((0, 2), np.int32)
 
     def work(slab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        check()
         x0 = slab * slices
         mine = triangles[starts[slab] : starts[slab + 1]]
         return dual_slab(vertices, faces, mine, edges, step, cells, x0, min(x0 + slices, int(cells[0])), *weights)

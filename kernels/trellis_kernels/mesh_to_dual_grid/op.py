@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,13 +76,15 @@ def mesh_to_dual_grid(
     *,
     weld: bool = True,
     workers: int = 1,
+    check: Callable[[], None] = lambda: None,
     implementation: str = "auto",
 ) -> DualVoxels:
     """Active voxels of a triangle mesh, their crossed edges and dual vertices (Flexible Dual Grid of TRELLIS.2).
 
     vertices: float [V, 3], finite; faces: int [F, 3]; any winding, holes and non-manifold edges allowed. Parts outside
     the box are cut off. weld: vertices at equal positions count as one when edges are tested for being a boundary.
-    workers: threads over slabs of the grid; the result does not depend on it. implementation: auto | cpu | reference.
+    workers: threads over slabs of the grid; the result does not depend on it. check: called between slabs by the cpu
+    path; what it raises ends the work. implementation: auto | cpu | reference.
     Raises ValueError for wrong shapes, indices out of range or vertices that are not finite.
     """
     points, triangles = checked_mesh(vertices, faces)
@@ -93,7 +96,9 @@ def mesh_to_dual_grid(
     elif implementation in ("auto", "cpu"):
         from trellis_kernels.mesh_to_dual_grid import cpu
 
-        result = cpu.mesh_to_dual_grid(shifted, triangles, box.step, cells, values, weld=weld, workers=workers)
+        result = cpu.mesh_to_dual_grid(
+            shifted, triangles, box.step, cells, values, weld=weld, workers=workers, check=check
+        )
     else:
         raise ValueError(f"implementation is {implementation!r}; choose auto, cpu or reference")
     return DualVoxels(*(torch.from_numpy(array).to(vertices.device) for array in result))
