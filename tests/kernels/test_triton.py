@@ -14,13 +14,14 @@ from trellis_kernels.dual_grid_faces.triton import quads_kernel  # noqa: E402
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.neighbour_map.triton import map_kernel  # noqa: E402
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
+from trellis_kernels.row_ops.triton import head_kernel, row_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
 from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces", "rasterise")
+OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces", "rasterise", "row_ops")
 DRAW, RESOLVE = (
     "*i32 *fp64 *i32 *i32 *i32 *i32 *i32 *i32 *fp32 *i64 i32 i32",
     "*i32 *fp64 *fp64 *i32 *i64 *i32 *fp32 *fp32 i32 i32 i32",
@@ -36,6 +37,10 @@ class Case:
     types: str
     constants: dict
     options: dict
+
+
+ROW = "*bf16 *bf16 *bf16 *bf16 *bf16 *bf16 *bf16 i32 fp32 i32 i32 i32 i32 i32 i32"
+ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, NORM=True, SCALED=True, SILU=True)
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
@@ -62,6 +67,8 @@ CASES = [
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
     Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),
     Case("resolve", resolve_kernel, RESOLVE, dict(EMPTY=2**63 - 1, BLOCK=128, SUBPIXEL=4096), {}),
+    Case("row", row_kernel, ROW, ROW_FLAGS, {}),
+    Case("head", head_kernel, "*bf16 *fp32 *fp32 *bf16 i32 i32 fp32", dict(HEADS=24, D=128, GROUP=8, TURN=True), {}),
     conv_case("fp16", 16, 128, 16, 16, 4, 3),
     conv_case("bf16", 128, 128, 128, 64, 8, 3),
     conv_case("fp32", 64, 64, 64, 32, 4, 2),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from trellis_kernels.row_ops.reference import norm_rotate
 
 from tests.models.golden import Golden, read_golden
 from trellis_app.sparse.attention import rotary_phases
-from trellis_app.sparse.rowwise import PLAIN, compiled_row_ops, norm_rotate, norm_rotate_real, use_row_ops
+from trellis_app.sparse.rowwise import AUTOMATIC, compiled_row_ops, norm_rotate_real, use_row_ops
 from trellis_app.sparse.tensor import SparseTensor
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06}
@@ -104,7 +105,7 @@ def test_compiled_row_ops(shared: Path, case: str) -> None:
     golden = read_golden(shared, case)
     model = golden.model()
     use_row_ops(model, compiled_row_ops(backend="aot_eager"))
-    assert model.blocks[0].self_attn.row_ops is model.blocks[1].row_ops is not PLAIN
+    assert model.blocks[0].self_attn.row_ops is model.blocks[1].row_ops is not AUTOMATIC
     for items in (2, 1):  # also another number of rows
         if case == "ss_flow":
             velocity = model(golden["in.x"][:items], golden["in.t"][:items], golden["in.cond"][:items])

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
-from trellis_app.sparse.attention import attend
+from trellis_app.sparse.attention import attend, fastest_attention
 from trellis_app.sparse.layers import LayerNorm32
 from trellis_app.sparse.packing import Packing
-from trellis_app.sparse.rowwise import PLAIN, RowOps
+from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
 
 TIME_CHANNELS = 256
 NORM_EPS = 1e-6
@@ -77,6 +77,7 @@ class ConditionMemory:
     keys: tuple[torch.Tensor, ...]  # per block [B * L, H, D], normed
     values: tuple[torch.Tensor, ...]  # per block [B * L, H, D]
     packing: Packing  # B items of L tokens
+    constants: tuple[torch.Tensor, ...] | None = None  # per block [B, C]: what attention to one token adds to any row
 
 
 class HeadGain(nn.Module):
@@ -88,7 +89,7 @@ class HeadGain(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    row_ops: RowOps = PLAIN
+    row_ops: RowOps = AUTOMATIC
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    row_ops: RowOps = PLAIN
+    row_ops: RowOps = AUTOMATIC
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
@@ -132,16 +133,20 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    row_ops: RowOps = AUTOMATIC
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(x)
+        """[N, C] -> [N, C]."""
+        first = cast(nn.Linear, self.mlp[0])
+        return self.mlp[2](self.row_ops.linear_gelu(x, first.weight, first.bias))
 
 
 class FlowBlock(nn.Module):
-    row_ops: RowOps = PLAIN
+    row_ops: RowOps = AUTOMATIC
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
@@ -152,23 +157,25 @@ class FlowBlock(nn.Module):
         self.cross_attn = CrossAttention(params)
         self.mlp = FeedForward(width, int(width * params.mlp_ratio))
 
-    def modulations(self, shared: torch.Tensor, packing: Packing, dtype: torch.dtype) -> list[torch.Tensor]:
-        """Shift, 1 + scale, gate of the attention, then of the MLP: six [N or 1, C]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + shared).to(dtype).chunk(6, dim=1)
-        rows = packing.spread(torch.cat([shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2], dim=1))
-        return list(rows.chunk(6, dim=1))
-
     def forward(
-        self, h: torch.Tensor, shared: torch.Tensor, packing: Packing, phases: torch.Tensor,
-        keys: torch.Tensor, values: torch.Tensor, key_packing: Packing,
+        self, h: torch.Tensor, modulation: torch.Tensor, packing: Packing, phases: torch.Tensor,
+        keys: torch.Tensor, values: torch.Tensor, key_packing: Packing, constant: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """[N, C] -> [N, C]; `shared` [B, 6 C] is the modulation made from the time."""
-        ops, dtype = self.row_ops, values.dtype
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(shared, packing, dtype)
+        """[N, C] -> [N, C].
+
+        modulation: [n, 6, C] shift, 1 + scale, gate of the attention, then of the MLP; n rows serve all N.
+        constant: [B, C] stands for the cross-attention where it adds the same to each row of an item.
+        """
+        ops = self.row_ops
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         attended = self.self_attn(ops.modulated_norm(h, scale1, shift1, NORM_EPS), packing, phases)
-        h = ops.gated_sum(h, gate1, attended)
-        h = h + self.cross_attn(self.norm2(h, dtype), packing, keys, values, key_packing)
-        return ops.gated_sum(h, gate2, self.mlp(ops.modulated_norm(h, scale2, shift2, NORM_EPS)))
+        if constant is None:
+            h, normed = ops.gated_sum_norm(h, gate1, attended, self.norm2.weight, self.norm2.bias, NORM_EPS)
+            update = self.cross_attn(normed, packing, keys, values, key_packing)
+        else:
+            h, update = ops.gated_sum(h, gate1, attended), packing.share(constant)
+        h, normed = ops.sum_modulated_norm(h, update, scale2, shift2, NORM_EPS)
+        return ops.gated_sum(h, gate2, self.mlp(normed))
 
 
 class TimeEmbedder(nn.Module):
@@ -234,7 +241,20 @@ class FlowTransformer(nn.Module):
         rows = tokens.flatten(0, 1).to(working_dtype(tokens, self.torso_dtype))
         pairs = [cast(FlowBlock, block).cross_attn.keys_and_values(rows) for block in self.blocks]
         keys, values = zip(*pairs, strict=True)
-        return ConditionMemory(keys, values, Packing((length,) * items, tokens.device))
+        constants = None
+        if (
+            length == 1 and tokens.is_cuda
+        ):  # softmax over one key is 1 (on a CPU the order of sums, so the bytes, would change)
+            attentions = [cast(FlowBlock, block).cross_attn for block in self.blocks]
+            constants = tuple(a.to_out(v.flatten(1)) for a, v in zip(attentions, values, strict=True))
+        return ConditionMemory(keys, values, Packing((length,) * items, tokens.device), constants)
+
+    def modulations(self, shared: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What modulates each block, [blocks, B, 6 C], from `shared` [B, 6 C], which the time made."""
+        own = torch.stack([cast(FlowBlock, block).modulation for block in self.blocks])
+        table = (own[:, None] + shared).to(dtype)
+        table.unflatten(2, (6, -1))[:, :, 1::3] += 1  # the two scales
+        return table
 
     def velocity_rows(
         self, rows: torch.Tensor, packing: Packing, phases: torch.Tensor, t: torch.Tensor,
@@ -250,8 +270,13 @@ class FlowTransformer(nn.Module):
             shared = self.adaLN_modulation(self.t_embedder(t))
         if dtype == self.torso_dtype:  # under autocast the residual stream stays float32
             h, shared = h.to(dtype), shared.to(dtype)
-        for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
-            h = block(h, shared, packing, phases, keys, values, memory.packing)
+        constants = memory.constants or (None,) * len(self.blocks)
+        table = self.modulations(shared, memory.values[0].dtype)
+        parts = zip(self.blocks, table, memory.keys, memory.values, constants, strict=True)
+        with fastest_attention(h):
+            for block, modulation, keys, values, constant in parts:
+                rows = packing.share(modulation).unflatten(1, (6, -1))
+                h = block(h, rows, packing, phases, keys, values, memory.packing, constant)
         with full_precision(rows):
             h = F.layer_norm(h.float(), h.shape[-1:], eps=1e-5)
             return self.out_layer(h)

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from trellis_kernels.sparse_conv.op import submanifold_conv3d
 
-from trellis_app.sparse.rowwise import PLAIN, RowOps
+from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
 from trellis_app.sparse.tensor import SpatialCache
 
 
 class LayerNorm32(nn.LayerNorm):
     """Layer norm over the last axis, computed in float32."""
 
-    row_ops: RowOps = PLAIN
+    row_ops: RowOps = AUTOMATIC
 
     def forward(self, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Rows [N, C], in `dtype` or as they came."""
@@ -25,7 +25,7 @@ class LayerNorm32(nn.LayerNorm):
 class NormSilu(nn.LayerNorm):
     """Layer norm in float32, cast back, then SiLU."""
 
-    row_ops: RowOps = PLAIN
+    row_ops: RowOps = AUTOMATIC
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.row_ops.norm_silu(x, self.weight, self.bias, self.eps)

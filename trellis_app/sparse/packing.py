@@ -80,6 +80,10 @@ class Packing:
             return values[:, None].expand(-1, self.longest, -1).reshape(self.total, -1)
         return _SpreadRows.apply(values, self.item)
 
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        """[B, K] values of the items -> [n, K] that serve N / n rows each; items of equal length keep theirs."""
+        return values if self.uniform and self.longest else self.spread(values)
+
     def mean(self, rows: torch.Tensor) -> torch.Tensor:
         """[N, K] -> [B, K] mean of each item's rows."""
         sums = rows.new_zeros(len(self.lengths), rows.shape[1]).index_add(0, self.item, rows)

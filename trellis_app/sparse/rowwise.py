@@ -1,8 +1,7 @@
-"""Arithmetic on single rows, between the matrix products: norms, modulation, rotary positions.
+"""Which implementation of the arithmetic on single rows (trellis_kernels/row_ops) a model's layers run.
 
-These functions move much memory and compute little. As they stand, each step is a kernel of its own; `compiled_row_ops`
-fuses each function into one or two kernels for training on a GPU. A model runs the plain ones unless `use_row_ops` is
-called.
+By default the op's own doors choose: Triton on a GPU at inference, plain torch elsewhere. `compiled_row_ops` fuses the
+plain functions for training on a GPU; `REFERENCE` is what the others are compared with.
 """
 
 from __future__ import annotations
@@ -13,69 +12,42 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trellis_kernels.row_ops import op, reference
+from trellis_kernels.row_ops.reference import HEAD_EPS, Affine
 
-Affine = torch.Tensor | None
-
-
-def norm(x: torch.Tensor, weight: Affine, bias: Affine, eps: float, dtype: torch.dtype) -> torch.Tensor:
-    """Layer norm of rows [N, C] in float32, returned in `dtype`."""
-    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(dtype)
+Tensor = torch.Tensor
 
 
-def norm_silu(x: torch.Tensor, weight: Affine, bias: Affine, eps: float) -> torch.Tensor:
-    """Layer norm in float32, cast back, then SiLU."""
-    return F.silu(F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype))
+@dataclass(frozen=True)
+class RowOps:
+    """One implementation of the functions of trellis_kernels/row_ops."""
+
+    norm: Callable[[Tensor, Affine, Affine, float, torch.dtype], Tensor] = op.norm
+    norm_silu: Callable[[Tensor, Affine, Affine, float], Tensor] = op.norm_silu
+    modulated_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = op.modulated_norm
+    gated_sum: Callable[[Tensor, Tensor, Tensor], Tensor] = op.gated_sum
+    gated_sum_norm: Callable[[Tensor, Tensor, Tensor, Affine, Affine, float], tuple[Tensor, Tensor]] = op.gated_sum_norm
+    sum_modulated_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = op.sum_modulated_norm
+    norm_heads: Callable[[Tensor, Tensor], Tensor] = op.norm_heads
+    norm_rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = op.norm_rotate
+    linear_gelu: Callable[[Tensor, Tensor, Tensor], Tensor] = op.linear_gelu
 
 
-def modulated_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float) -> torch.Tensor:
-    """Layer norm without parameters, times scale, plus shift ([N or 1, C] each), in the dtype of these."""
-    normed = F.layer_norm(x.float(), x.shape[-1:], None, None, eps).to(x.dtype)
-    return (normed * scale + shift).to(scale.dtype)
+AUTOMATIC = RowOps()
+REFERENCE = RowOps(**{field.name: getattr(reference, field.name) for field in fields(RowOps)})
 
 
-def gated_sum(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    """x + gate * update, in the dtype of x."""
-    return x + gate * update
-
-
-def norm_heads(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """Vectors [..., H, D] scaled to root mean square 1 in float32, times gamma [H, D]; cast back. Zero stays zero."""
-    return (F.rms_norm(x.float(), x.shape[-1:], eps=1e-24) * gamma).to(x.dtype)
-
-
-def norm_rotate(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
-    """`norm_heads` of queries and keys [N, 2, H, D], then adjacent channel pairs turned by phases [N, D / 2, 2]."""
-    normed = F.rms_norm(x.float(), x.shape[-1:], eps=1e-24) * gamma
-    turned = torch.view_as_complex(normed.unflatten(-1, (-1, 2))) * torch.view_as_complex(phases)[:, None, None]
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
-
-
-def norm_rotate_real(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
+def norm_rotate_real(x: Tensor, gamma: Tensor, phases: Tensor) -> Tensor:
     """`norm_rotate` without complex numbers, which the compiler cannot fuse."""
-    normed = (F.rms_norm(x.float(), x.shape[-1:], eps=1e-24) * gamma).unflatten(-1, (-1, 2))
+    normed = (F.rms_norm(x.float(), x.shape[-1:], eps=HEAD_EPS) * gamma).unflatten(-1, (-1, 2))
     cos, sin = phases[:, None, None, :, :1], phases[:, None, None, :, 1:]
     turned = normed * cos + normed.flip(-1) * torch.cat([-sin, sin], dim=-1)
     return turned.flatten(-2).to(x.dtype)
 
 
-@dataclass(frozen=True)
-class RowOps:
-    """One implementation of the functions above."""
-
-    norm: Callable[[torch.Tensor, Affine, Affine, float, torch.dtype], torch.Tensor] = norm
-    norm_silu: Callable[[torch.Tensor, Affine, Affine, float], torch.Tensor] = norm_silu
-    modulated_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor] = modulated_norm
-    gated_sum: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = gated_sum
-    norm_heads: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = norm_heads
-    norm_rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = norm_rotate
-
-
-PLAIN = RowOps()
-
-
 def compiled_row_ops(backend: str = "inductor") -> RowOps:
     """The functions fused by torch.compile for any number of rows; compiling takes some seconds at first use."""
-    plain = {field.name: getattr(PLAIN, field.name) for field in fields(RowOps)} | {"norm_rotate": norm_rotate_real}
+    plain = {field.name: getattr(REFERENCE, field.name) for field in fields(RowOps)} | {"norm_rotate": norm_rotate_real}
     return RowOps(**{name: torch.compile(op, dynamic=True, backend=backend) for name, op in plain.items()})
 
 

@@ -1,0 +1,127 @@
+"""Row arithmetic on the GPU: a sum, a layer norm and what follows it in one pass over the rows; head norm and rotation
+in another."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from trellis_kernels.choice import on_device
+
+TILE = 2048  # elements of a program of the row kernel, unless one row is longer
+VECTORS = 8  # head vectors of a program, at most
+
+
+@triton.jit(do_not_specialize=["count", "update_run", "gate_run", "scale_run"])
+def row_kernel(
+    x, update, gate, scale, shift, total, out, count, eps,
+    update_run, update_stride, gate_run, gate_stride, scale_run, scale_stride,
+    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr, GATED: tl.constexpr,
+    NORM: tl.constexpr, SCALED: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """x [N, C]: total = x + gate * update; out = silu(norm(total) * scale + shift), each part where its flag is set.
+
+    Row r of x takes row r // run of update, gate, scale and shift, whose rows are `stride` elements apart.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = (row < count) & (column < C)
+    place = row * C + column
+    h = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        u = tl.load(update + row // update_run * update_stride + column, mask=inside, other=0.0).to(tl.float32)
+        if GATED:
+            u *= tl.load(gate + row // gate_run * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        rounded = (h + u).to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=inside)
+        h = rounded.to(tl.float32)
+    if NORM:
+        mean = tl.sum(h, axis=1)[:, None] / C
+        h = tl.where(inside, h - mean, 0.0)
+        h *= tl.rsqrt(tl.sum(h * h, axis=1)[:, None] / C + eps)
+        if SCALED:
+            at = row // scale_run * scale_stride + column
+            h = h * tl.load(scale + at, mask=inside, other=0.0).to(tl.float32)
+            h += tl.load(shift + at, mask=inside, other=0.0).to(tl.float32)
+        if SILU:
+            h = h.to(out.dtype.element_ty).to(tl.float32)
+            h = h * tl.sigmoid(h)
+        tl.store(out + place, h.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def head_kernel(
+    x, gamma, phases, out, count, stride, eps,
+    HEADS: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, TURN: tl.constexpr,
+):  # fmt: skip
+    """Vectors x [N, HEADS, D], rows `stride` apart: root mean square 1, times gamma [HEADS, D], turned by phases."""
+    row = tl.program_id(0).to(tl.int64)
+    vector = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[:, None]
+    place = vector * D + tl.arange(0, D)[None, :]
+    h = tl.load(x + row * stride + place).to(tl.float32)
+    h *= tl.rsqrt(tl.sum(h * h, axis=1)[:, None] / D + eps)
+    h *= tl.load(gamma + place).to(tl.float32)
+    if TURN:
+        pair = tl.arange(0, D // 2)[None, :]
+        cosine = tl.load(phases + row * D + 2 * pair)
+        sine = tl.load(phases + row * D + 2 * pair + 1)
+        real, imaginary = tl.split(tl.reshape(h, (GROUP, D // 2, 2)))
+        turned = tl.join(real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+        h = tl.reshape(turned, (GROUP, D))
+    tl.store(out + row * (HEADS * D) + place, h.to(out.dtype.element_ty))
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """What one launch of the row kernel does to x [N, C]; absent parts are None."""
+
+    update: torch.Tensor | None = None  # [n, C]
+    gate: torch.Tensor | None = None  # [n, C]
+    scale: torch.Tensor | None = None  # [n, C] or [C]
+    shift: torch.Tensor | None = None
+    out_dtype: torch.dtype | None = None  # of the normed rows; None: no norm
+    eps: float = 0.0
+    silu: bool = False
+
+
+def steps(values: torch.Tensor | None, count: int) -> tuple[int, int]:
+    """How many consecutive rows each row of `values` serves, and the elements between its rows."""
+    if values is None or values.ndim == 1:
+        return max(count, 1), 0
+    return max(count // max(len(values), 1), 1), values.stride(0)
+
+
+def run_rows(x: torch.Tensor, task: RowTask) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum in the dtype of x, normed rows); what was not asked for is x itself."""
+    count, channels = x.shape
+    total = torch.empty_like(x) if task.update is not None else x
+    out = x if task.out_dtype is None else torch.empty_like(x, dtype=task.out_dtype)
+    if count == 0:
+        return total, out
+    block = triton.next_power_of_2(channels)
+    rows = max(1, TILE // block)
+    values = [x if part is None else part for part in (task.update, task.gate, task.scale, task.shift)]
+    with on_device(x.device):
+        row_kernel[(triton.cdiv(count, rows),)](
+            x, *values, total, out, count, task.eps,
+            *steps(task.update, count), *steps(task.gate, count), *steps(task.scale, count),
+            C=channels, BLOCK=block, ROWS=rows, ADD=task.update is not None, GATED=task.gate is not None,
+            NORM=task.out_dtype is not None, SCALED=task.scale is not None, SILU=task.silu, num_warps=4,
+        )  # fmt: skip
+    return total, out
+
+
+def norm_heads(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """x [N, ..., D] with contiguous rows, gamma of one row's shape, phases float32 [N, D / 2, 2] -> like x."""
+    count, width = x.shape[0], x.shape[-1]
+    heads = gamma.numel() // width
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    group = next(size for size in (VECTORS, 4, 2, 1) if heads % size == 0)
+    if count:
+        with on_device(x.device):
+            head_kernel[(count, heads // group)](
+                x, gamma, gamma if phases is None else phases, out, count, x.stride(0), eps,
+                HEADS=heads, D=width, GROUP=group, TURN=phases is not None, num_warps=4 if group * width > 512 else 2,
+            )  # fmt: skip
+    return out
