@@ -9,6 +9,7 @@ Decoders are teacher-forced: children come from the encoder's record. Validation
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from trellis_app.models.registry import build_model
 from trellis_app.models.shape_vae import dual_vertex
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.training.checkpoints import load_if_saved, save_network
-from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
+from trellis_app.training.configs import MATERIAL, PARTS, SHAPE, STRUCTURE, Sizes
 from trellis_app.training.distributed import Process
 from trellis_app.training.initial_values import initialise
 from trellis_app.training.journal import contact_sheet, voxel_front_view
@@ -41,7 +42,6 @@ from trellis_app.training.samples import Sample
 from trellis_app.training.sources import SampleSource
 from trellis_app.training.voxel_batches import ReplayBuffer, VoxelBatch, collate, prefetch
 
-PARTS = (STRUCTURE, SHAPE, MATERIAL)
 LEVELS = 4  # halvings from fine voxels to latent voxels
 
 
@@ -61,6 +61,8 @@ class AutoencoderSettings:
     vertex_weight: float = 1.0
     split_weight: float = 0.05
     attribute_weights: tuple[float, ...] = (0.23, 0.23, 0.23, 0.09, 0.09, 0.13)
+    green_weight: float = 0.0  # of the green-magenta axis on top of these
+    recolour_share: float = 0.6  # of the blocks of a batch
 
 
 class Autoencoders(nn.Module):
@@ -119,12 +121,12 @@ class Autoencoders(nn.Module):
         }
 
     def _material(self, batch: VoxelBatch, entry: SparseTensor) -> dict[str, torch.Tensor]:
-        attributes = recolour(batch.attributes, batch.coords)
+        attributes = recolour(batch.attributes, batch.coords, share=self.settings.recolour_share)
         posterior = self.networks["material_encoder"](entry.replace(attributes))
         raw = self.networks["material_decoder"](posterior.sample()).raw.feats
         kl = kl_to_normal(posterior.mean.feats, posterior.logvar)
         return {
-            "attributes": attribute_loss(raw, attributes, weights=self.weights),
+            "attributes": attribute_loss(raw, attributes, weights=self.weights, green=self.settings.green_weight),
             "kl_material": self.settings.kl_material * kl,
         }
 
@@ -144,10 +146,19 @@ class AutoencoderRecipe:
             for role, network in autoencoders.networks.items():
                 load_if_saved(network, weights / role)
 
+    def freeze_encoders(self) -> None:
+        """Train the decoders only."""
+        for role, network in self.module.networks.items():  # type: ignore[operator,union-attr]
+            network.requires_grad_(not role.endswith("_encoder"))
+
     def batches(self, process: Process, budget: Budget) -> Iterator[VoxelBatch]:
         """Endless batches of about `voxels_per_step` fine voxels, drawn from the replay buffer."""
         settings = self.settings
         stream = self.source.stream(process, views=1, view_side=32)
+        if (
+            process.first and process.device.type == "cuda"
+        ):  # beside the training: validation need not wait
+            threading.Thread(target=self.source.held_out, daemon=True).start()
         fitting = (s for s in stream if len(s.coords) <= settings.max_voxels)
         buffer = ReplayBuffer(
             fitting, capacity=settings.buffer, warm=settings.warm, seed=self.source.seed + process.rank

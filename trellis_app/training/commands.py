@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,14 +15,15 @@ from typing import Any
 
 import torch
 
+from trellis_app.errors import TrellisError
 from trellis_app.sparse.rowwise import compiled_row_ops, use_row_ops
-from trellis_app.training.autoencoders import PARTS, AutoencoderRecipe, AutoencoderSettings
-from trellis_app.training.configs import sizes
+from trellis_app.training.autoencoders import AutoencoderRecipe, AutoencoderSettings
+from trellis_app.training.configs import PARTS, sizes
 from trellis_app.training.distributed import Process, process_group
 from trellis_app.training.evaluate import EvaluationSettings, evaluate, table
 from trellis_app.training.export_bundle import export_bundle, unpack_bundle
 from trellis_app.training.flows import FlowRecipe, FlowSettings
-from trellis_app.training.latents import LatentSettings, make_latents
+from trellis_app.training.latents import LatentSettings, make_latents, wait_for
 from trellis_app.training.matting import MattingRecipe, MattingSettings
 from trellis_app.training.optim import OptimSettings
 from trellis_app.training.sources import SampleSource
@@ -62,6 +64,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: float) -> None:
     parser.add_argument("--minutes", type=float, help="length of the whole schedule")
     parser.add_argument("--steps", type=int, help="length of the whole schedule, instead of minutes")
+    parser.add_argument("--until", type=float, help="end of the schedule in seconds since the epoch, instead")
+    parser.add_argument("--wait-for", type=Path, help="file to wait for, once all is loaded, before training starts")
+    parser.add_argument("--save-seconds", type=float, default=math.inf, help="write weights and checkpoint so often")
     parser.add_argument("--call-minutes", type=float, help="checkpoint and leave after so long; run again to continue")
     parser.add_argument("--no-resume", action="store_true", help="start over")
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
@@ -70,7 +75,7 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
     parser.add_argument("--fuse", action="store_true", help="fuse row arithmetic with torch.compile (GPU)")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--log-every", type=int, default=20)
-    parser.add_argument("--validations", type=int, default=4)
+    parser.add_argument("--validations", type=int, default=4, help="besides the last; -1: not even that")
     parser.add_argument(
         "--final", type=float, default=OptimSettings.final, help="last learning rate / peak; 1: constant"
     )
@@ -85,9 +90,9 @@ def _train_settings(options: argparse.Namespace) -> TrainSettings:
         final=options.final,
     )
     settings = TrainSettings(
-        out=options.out, minutes=options.minutes, steps=options.steps, call_minutes=options.call_minutes,
-        seed=options.seed, log_every=options.log_every, validations=options.validations,
-        resume=not options.no_resume, optim=optim,
+        out=options.out, minutes=options.minutes, steps=options.steps, until=options.until,
+        call_minutes=options.call_minutes, save_seconds=options.save_seconds, seed=options.seed,
+        log_every=options.log_every, validations=options.validations, resume=not options.no_resume, optim=optim,
     )  # fmt: skip
     require_budget(settings)
     return settings
@@ -116,6 +121,8 @@ def _train(options: argparse.Namespace, make: Callable[[argparse.Namespace, Proc
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+        if options.wait_for is not None:
+            wait_for(options.wait_for)
         recipe = make(options, process)
         if options.fuse:
             use_row_ops(recipe.module, compiled_row_ops())
@@ -132,14 +139,25 @@ def _add_autoencoders(kinds: Subparsers) -> None:
     _schedule(parser, learning_rate=1e-3, ema=0.998)
     parser.add_argument("--only", default=",".join(PARTS), help="comma-separated: structure, shape, material")
     parser.add_argument("--voxels-per-step", type=int, default=AutoencoderSettings.voxels_per_step)
+    parser.add_argument("--freeze-encoders", action="store_true", help="train decoders only")
+    parser.add_argument("--green", type=float, default=0.0, help="extra weight of the green-magenta axis")
+    parser.add_argument("--recolour", type=float, default=AutoencoderSettings.recolour_share, help="share of blocks")
     parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
     parser.set_defaults(run=lambda options: _train(options, _autoencoders))
 
 
 def _autoencoders(options: argparse.Namespace, process: Process) -> Recipe:
     only = tuple(part for part in PARTS if part in options.only.split(","))
-    settings = AutoencoderSettings(only=only, voxels_per_step=options.voxels_per_step)
-    return AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)
+    settings = AutoencoderSettings(
+        only=only,
+        voxels_per_step=options.voxels_per_step,
+        green_weight=options.green,
+        recolour_share=options.recolour,
+    )
+    recipe = AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)
+    if options.freeze_encoders:
+        recipe.freeze_encoders()
+    return recipe
 
 
 def _add_latents(kinds: Subparsers) -> None:
@@ -181,6 +199,7 @@ def _add_flows(kinds: Subparsers) -> None:
     parser.add_argument("--batch", type=int, default=defaults.batch, help="pictures a step and process")
     parser.add_argument("--capacity", type=int, default=defaults.capacity, help="shards kept on the device")
     parser.add_argument("--warm-shards", type=int, default=defaults.warm_shards)
+    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated: structure, shape, material")
     parser.add_argument("--consume", action="store_true", help="delete shards that were read")
     parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
     parser.set_defaults(run=lambda options: _train(options, _flows))
@@ -188,7 +207,11 @@ def _add_flows(kinds: Subparsers) -> None:
 
 def _flows(options: argparse.Namespace, process: Process) -> Recipe:
     settings = FlowSettings(
-        batch=options.batch, capacity=options.capacity, warm_shards=options.warm_shards, consume=options.consume
+        only=tuple(part for part in PARTS if part in options.only.split(",")),
+        batch=options.batch,
+        capacity=options.capacity,
+        warm_shards=options.warm_shards,
+        consume=options.consume,
     )
     return FlowRecipe(sizes(options.size), settings, process, out=options.out, warm_start=options.warm_start)
 
@@ -213,13 +236,15 @@ def _add_sweep(kinds: Subparsers) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="run folder")
     parser.add_argument("--pictures", type=int, default=SweepSettings.pictures)
     parser.add_argument("--steps", type=int, default=SweepSettings.steps)
+    parser.add_argument("--only", default=",".join(PARTS), help="stages, comma-separated: structure, shape, material")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    settings = SweepSettings(options.pictures, options.steps)
+    only = tuple(part for part in PARTS if part in options.only.split(","))
+    settings = SweepSettings(options.pictures, options.steps, only)
     scores = sweep(sizes(options.size), options.out, torch.device(pick_device(options.device)), settings)
     sys.stdout.write(json.dumps(scores) + "\n")
     return 0
@@ -260,6 +285,7 @@ def add_evaluate_parser(commands: Subparsers) -> None:
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--train-library", type=Path, help="also measure two baselines that answer with its objects")
     parser.add_argument("--limit", type=int, help="measure so many objects only")
+    parser.add_argument("--part", default="0/1", help="k/n: every n-th object from the k-th on")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--batch", type=int, default=32)
@@ -267,15 +293,25 @@ def add_evaluate_parser(commands: Subparsers) -> None:
     parser.add_argument("--sheet", type=Path, help="picture of 24 results, .jpg or .png")
     parser.add_argument("--json", type=Path, help="also write the measures to this file")
     parser.add_argument("--no-generation", action="store_true", help="only the reconstruction and the baselines")
+    parser.add_argument("--only-generation", action="store_true", help="without the reconstruction")
     parser.set_defaults(run=_evaluate)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "k/n" as two numbers. Raises TrellisError for anything else."""
+    first, _, count = text.partition("/")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise TrellisError(f"{text!r} is no part.", "Write k/n, for example 0/8 to 7/8.")
+    return int(first), int(count)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = EvaluationSettings(
         bundle=options.bundle, library=options.library, views=options.views, train_library=options.train_library,
-        limit=options.limit, device=pick_device(options.device), workers=options.workers, batch=options.batch,
-        seed=options.seed, sheet=options.sheet, generate=not options.no_generation,
+        limit=options.limit, part=_part(options.part), device=pick_device(options.device), workers=options.workers,
+        batch=options.batch, seed=options.seed, sheet=options.sheet, generate=not options.no_generation,
+        reconstruct=not options.only_generation,
     )  # fmt: skip
     measures = {key: round(value, 5) for key, value in evaluate(settings).items()}
     if options.json is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from trellis_app.errors import SettingsError
 
 STRUCTURE, SHAPE, MATERIAL = "structure", "shape", "material"
+PARTS = (STRUCTURE, SHAPE, MATERIAL)
 LATENT_CHANNELS = 32
 STRUCTURE_CHANNELS = 8
 

@@ -53,12 +53,14 @@ class EvaluationSettings:
     views: int = 2
     train_library: Path | None = None
     limit: int | None = None  # the first so many objects of an even spread
+    part: tuple[int, int] = (0, 1)  # (k, n): every n-th of these from the k-th on, for n processes side by side
     device: str = "cpu"
     workers: int = 2
     batch: int = 32
     seed: int = 0
     sheet: Path | None = None
     generate: bool = True
+    reconstruct: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +106,14 @@ class Evaluation:
         library = read_library(self.settings.library)
         queries = self._queries(library)
         LOG.info("%d pictures of %d objects", len(queries), len({id(q.sample) for q in queries}))
-        pending: dict[str, list[Future[Scores]]] = {"reconstruction": list(self._reconstructions(queries))}
+        pending: dict[str, list[Future[Scores]]] = {}
+        if self.settings.reconstruct:
+            pending["reconstruction"] = list(self._reconstructions(queries))
         tokens = self._tokens([q.picture for q in queries])
         if self.settings.train_library is not None:
             pending.update(self._baselines(queries, tokens))
         sheet: list[Future[tuple[np.ndarray, np.ndarray]]] = []
-        chosen = spread(len(queries), SHEET_OBJECTS)
+        chosen = spread(len(queries), -(-SHEET_OBJECTS // self.settings.part[1]))
         if self.settings.generate:
             pending["generation"] = []
             for i, asset in enumerate(self._generated(tokens)):
@@ -129,7 +133,8 @@ class Evaluation:
         options = SampleOptions(
             resolution=self.resolution, views=settings.views, procedural=0.0, pairs=0.0, augment=False
         )
-        indices = spread(len(library), settings.limit or len(library))
+        first, step = settings.part
+        indices = spread(len(library), settings.limit or len(library))[first::step]
         tasks = [Task(i, settings.seed, options, library[i], None) for i in indices]
         queries = []
         for task, made in zip(tasks, self.pool.map(produce, tasks), strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,19 @@ def rounded(statistics: dict[str, list[float]]) -> dict[str, list[float]]:
     return {key: [round(value, 6) for value in statistics[key]] for key in ("mean", "std")}
 
 
-def write_samplers(path: Path, samplers: Samplers) -> None:
-    """Store the samplers that a sweep found best."""
-    path.write_text(json.dumps(asdict(samplers), indent=2) + "\n", encoding="utf-8")
+def write_samplers(path: Path, samplers: Mapping[str, SamplerSettings]) -> None:
+    """Store the samplers by stage that a sweep found best."""
+    path.write_text(json.dumps({stage: asdict(s) for stage, s in samplers.items()}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_samplers(path: Path) -> Samplers:
-    """Samplers of `write_samplers`, or the defaults where there is no such file."""
+    """Samplers of `write_samplers`; the defaults for stages it lacks, or where there is no such file."""
     if not path.is_file():
         return MINI_SAMPLERS
     stored = json.loads(path.read_text(encoding="utf-8"))
     for block in stored.values():
         block["guidance_interval"] = tuple(block["guidance_interval"])
-    return Samplers(**{stage: SamplerSettings(**block) for stage, block in stored.items()})
+    return replace(MINI_SAMPLERS, **{stage: SamplerSettings(**block) for stage, block in stored.items()})
 
 
 @torch.no_grad()

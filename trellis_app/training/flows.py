@@ -8,7 +8,6 @@ picture ▶ image encoder ─ tokens ─┬▶ structure flow ─ velocity error
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from trellis_app.errors import BundleError
 from trellis_app.models.image_encoder import MiniImageEncoder
 from trellis_app.models.registry import build_model
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.training.checkpoints import load_if_saved, load_network, save_network
-from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
+from trellis_app.training.configs import MATERIAL, PARTS, SHAPE, STRUCTURE, Sizes
 from trellis_app.training.distributed import Process
 from trellis_app.training.flow_batches import (
     DeviceShard,
@@ -36,7 +34,7 @@ from trellis_app.training.flow_batches import (
 )
 from trellis_app.training.generation import MINI_SAMPLERS, SIGMA_MIN, Stages, world_points
 from trellis_app.training.journal import contact_sheet, voxel_front_view
-from trellis_app.training.latents import HELD_OUT_FILE, NORMALISATION_FILE, read_latents
+from trellis_app.training.latents import HELD_OUT_FILE, NORMALISATION_FILE, normalised_parts, read_latents, wait_for
 from trellis_app.training.metrics import f_scores, intersection_over_union
 from trellis_app.training.optim import Budget
 from trellis_app.training.voxel_batches import prefetch
@@ -49,6 +47,7 @@ ROLES = ("image_encoder", "structure_flow", "shape_flow", "material_flow")
 class FlowSettings:
     """Batch, noise levels and the weights of the loss terms."""
 
+    only: tuple[str, ...] = PARTS  # flows that are trained, always with the image encoder
     batch: int = 96  # pictures a step in each process
     drop_condition: float = 0.1
     structure_time: tuple[float, float] = (1.0, 1.0)  # mean and spread of the logit-normal time
@@ -69,7 +68,7 @@ class Flows(nn.Module):
         super().__init__()
         self.settings = settings
         self.grid = family.resolution // 16
-        specs = {role: family[role] for role in ROLES}
+        specs = {role: family[role] for role in roles_of(settings)}
         self.networks = nn.ModuleDict({role: build_model(s.name, s.args) for role, s in specs.items()})
         encoder = self.networks["image_encoder"]
         assert isinstance(encoder, MiniImageEncoder)
@@ -82,12 +81,9 @@ class Flows(nn.Module):
     def forward(self, batch: FlowBatch) -> dict[str, torch.Tensor]:
         """Loss terms, weighted; "total" is their sum."""
         tokens = self.networks["image_encoder"](batch.pictures)
-        terms = {
-            "structure": self._structure(batch, tokens),
-            "shape": self._shape(batch, tokens),
-            "material": self._material(batch, tokens),
-            **self._heads(batch, tokens),
-        }
+        losses = {STRUCTURE: self._structure, SHAPE: self._shape, MATERIAL: self._material}
+        terms = {part: losses[part](batch, tokens) for part in self.settings.only}
+        terms |= self._heads(batch, tokens)
         terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
@@ -139,14 +135,9 @@ def noised(x0: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return x, (1 - SIGMA_MIN) * noise - x0
 
 
-def wait_for(path: Path, *, minutes: float = 6.0) -> Path:
-    """The path once it exists: `train latents` may have been started at the same time. Raises BundleError at last."""
-    deadline = time.monotonic() + 60 * minutes
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            raise BundleError(f"There is no {path}.", "Start train latents first.")
-        time.sleep(1.0)
-    return path
+def roles_of(settings: FlowSettings) -> tuple[str, ...]:
+    """The networks that are trained."""
+    return ("image_encoder", *(f"{part}_flow" for part in settings.only))
 
 
 class FlowRecipe:
@@ -160,10 +151,11 @@ class FlowRecipe:
         self.family, self.settings, self.process, self.out = family, settings, process, out
         flows = Flows(family, settings)
         self.module: nn.Module = flows
-        if warm_start is not None:
-            for role in ROLES:
+        path = wait_for(out / "weights" / NORMALISATION_FILE, ready=lambda p: set(normalised_parts(p)) >= set(PARTS))
+        self.scale = LatentScale.read(path, process.device)
+        if warm_start is not None:  # after the waiting: the weights may be those of a run that is about to end
+            for role in roles_of(settings):
                 load_if_saved(flows.networks[role], warm_start / role)
-        self.scale = LatentScale.read(wait_for(out / "weights" / NORMALISATION_FILE), process.device)
         self._store: LatentStore | None = None
 
     def batches(self, process: Process, budget: Budget) -> Iterator[FlowBatch]:
@@ -194,7 +186,7 @@ class FlowRecipe:
     def save_weights(self, module: nn.Module, folder: Path) -> None:
         """Each network in float16; the training-only heads are left out."""
         networks: nn.ModuleDict = module.networks  # type: ignore[assignment]
-        for role in ROLES:
+        for role in roles_of(self.settings):
             save_network(networks[role], self.family[role], folder / role)
 
     @torch.no_grad()
@@ -212,6 +204,8 @@ class FlowRecipe:
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
                 terms = [module(batch) for _ in range(4)]
         losses = {f"held_out_{k}": float(torch.stack([t[k] for t in terms]).mean()) for k in terms[0]}
+        if self.settings.only != PARTS:
+            return losses
         few = items[: self.settings.generated]
         chosen = assemble([shard.take(few, np.zeros_like(few))], self.scale)
         return {**losses, **self._generate(module, chosen, folder)}

@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from trellis_app.errors import BundleError
 from trellis_app.training.checkpoints import load_network
-from trellis_app.training.configs import MATERIAL, SHAPE, STRUCTURE, Sizes
+from trellis_app.training.configs import MATERIAL, PARTS, SHAPE, STRUCTURE, Sizes
 from trellis_app.training.distributed import Process
 from trellis_app.training.samples import Sample
 from trellis_app.training.sources import SampleSource
@@ -40,7 +41,7 @@ class LatentSettings:
     samples: int = 100_000  # stop after so many, in all processes together
     shard: int = 128
     views: int = 3
-    calibration: int = 512  # samples that give the normalisation
+    calibration: int = 512  # samples that give the normalisation; 0: another process writes it, and the held-out file
     ahead: int = 300  # wait while so many shards lie unread in the folder
 
 
@@ -153,35 +154,61 @@ class Encoders:
         return (np.array(shape.mean.lengths), coords, *halves)
 
     def write_normalisation(self, path: Path) -> None:
-        """Statistics of all that was encoded so far, as JSON."""
+        """Statistics of all that was encoded so far, as JSON; parts that the file already holds stay as they are."""
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({k: s.result() for k, s in self.statistics.items()}, indent=1) + "\n", "utf-8")
+        statistics = {k: s.result() for k, s in self.statistics.items()} | normalised_parts(path)
+        partial.write_text(json.dumps(statistics, indent=1) + "\n", "utf-8")
         partial.replace(path)
         LOG.info("wrote %s", path)
 
 
 def make_latents(family: Sizes, source: SampleSource, process: Process, *, out: Path, settings: LatentSettings) -> None:
-    """Fill `<out>/latents` with shards until `settings.samples` are made, using `<out>/weights`."""
-    encoders = Encoders(family, out / "weights", process.device)
+    """Fill `<out>/latents` with shards until `settings.samples` are made, using `<out>/weights`.
+
+    The first samples are made while the encoders may still be in training: they are waited for.
+    """
     folder, normalisation = out / "latents", out / "weights" / NORMALISATION_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    stream = source.stream(process, views=settings.views)
-    if not normalisation.is_file() and process.first:
-        first = list(islice(stream, settings.calibration))
+    stream: Iterator[Sample] = source.stream(process, views=settings.views)
+    leads = process.first and settings.calibration > 0
+    first = list(islice(stream, settings.calibration if leads else settings.shard))
+    held_out = source.held_out() if leads else []
+    for part in PARTS:
+        wait_for(out / "weights" / f"{part}_encoder.safetensors")
+    encoders = Encoders(family, out / "weights", process.device)
+    if leads and set(normalised_parts(normalisation)) < set(PARTS):
         shards = [encoders.encode(first[i : i + settings.shard]) for i in range(0, len(first), settings.shard)]
         encoders.write_normalisation(normalisation)
         for i, shard in enumerate(shards):
             write_latents(folder / f"calibration_{i:06d}.npz", shard)
+        first = []
     process.barrier()
-    if process.first:
-        write_latents(folder / HELD_OUT_FILE, encoders.encode(source.held_out()))
-    made = 0
+    if leads:
+        write_latents(folder / HELD_OUT_FILE, encoders.encode(held_out))
+    stream, made = chain(first, stream), 0
     while made < settings.samples // process.size:
         _wait_for_readers(folder, settings.ahead)
         samples = list(islice(stream, settings.shard))
-        write_latents(folder / f"shard_{process.rank}_{made:08d}.npz", encoders.encode(samples))
+        name = f"shard_{source.seed}_{process.rank}_{made:08d}.npz"
+        write_latents(folder / name, encoders.encode(samples))
         made += len(samples)
         LOG.info("%d samples in latents", made)
+
+
+def wait_for(path: Path, *, minutes: float = 6.0, ready: Callable[[Path], bool] = Path.is_file) -> Path:
+    """The path once it is ready: what makes it may have been started at the same time. Raises BundleError at last."""
+    deadline = time.monotonic() + 60 * minutes
+    while not ready(path):
+        if time.monotonic() > deadline:
+            raise BundleError(f"There is no {path}.", "Start first what makes it: train latents, train autoencoders.")
+        time.sleep(1.0)
+    return path
+
+
+def normalised_parts(path: Path) -> dict[str, dict[str, list[float]]]:
+    """What a normalisation file holds by part; nothing where there is no such file."""
+    stored: dict[str, dict[str, list[float]]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return stored
 
 
 def _wait_for_readers(folder: Path, ahead: int) -> None:

@@ -42,9 +42,12 @@ class Budget:
         self._started = time.monotonic()
         self._steps = 0
 
-    def start(self) -> None:
-        """Begin to count from now."""
+    def start(self, *, until: float | None = None) -> None:
+        """Begin to count from now; with `until` (seconds since the epoch) what is left fills the time up to then."""
         self._started = time.monotonic()
+        if until is not None:
+            left = max((until - time.time()) / 60, 1e-3)
+            self.minutes, self.steps = left / max(1 - self.done, 1e-3), None
 
     def tick(self) -> None:
         """One more optimisation step is finished."""

@@ -7,7 +7,7 @@ the F-score of decoded dual vertices, material by the PSNR of decoded colours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from trellis_app.settings import SamplerSettings
 from trellis_app.training.checkpoints import load_network
-from trellis_app.training.configs import Sizes
+from trellis_app.training.configs import MATERIAL, PARTS, SHAPE, STRUCTURE, Sizes
 from trellis_app.training.export_bundle import SAMPLERS_FILE, write_samplers
 from trellis_app.training.flow_batches import DeviceShard, FlowBatch, LatentScale, assemble
 from trellis_app.training.flows import run_stages
@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "guidance_interval": ((0.0, 1.0), (0.3, 1.0), (0.6, 1.0)),
 }
 NEAR = 0.01  # distance of the shape's F-score, about 2.5 voxels of 256
+SCORES = {STRUCTURE: "structure_iou", SHAPE: "shape_f", MATERIAL: "material_psnr"}
 SEEDS = (0,)
 DECODED = 16  # pictures whose assets are decoded to judge shape and material
 Judge = Callable[[SamplerSettings, int], float]  # settings and seed -> score, higher is better
@@ -44,10 +45,14 @@ class SweepSettings:
 
     pictures: int = 48
     steps: int = 12
+    only: tuple[str, ...] = PARTS  # stages
 
 
 def sweep(family: Sizes, out: Path, device: torch.device, settings: SweepSettings) -> dict[str, float]:
-    """Write the best samplers to `<out>/samplers.json`; returns the score of each stage's choice."""
+    """Write the best samplers to `<out>/samplers.json`; returns the score of each stage's choice.
+
+    With some stages only, they go to `<out>/samplers_<stages>.json`, so that sweeps can run beside each other.
+    """
     scale = LatentScale.read(out / "weights" / NORMALISATION_FILE, device)
     networks = {
         role: load_network(family[role], out / "weights" / role, device)
@@ -63,11 +68,15 @@ def sweep(family: Sizes, out: Path, device: torch.device, settings: SweepSetting
         few = assemble([shard.take(items[:DECODED], np.zeros_like(items[:DECODED]))], scale)
         decoded = DecodedBench(stages, few, encoder(few.pictures))
         start = replace_steps(MINI_SAMPLERS, settings.steps)
-        structure, cells = best("structure", start.structure, bench.structure)
-        shape, points = best("shape", start.shape, decoded.shape)
-        material, colours = best("material", start.material, decoded.material)
-    write_samplers(out / SAMPLERS_FILE, Samplers(structure, shape, material))
-    return {"structure_iou": cells, "shape_f": points, "material_psnr": colours}
+        judges: dict[str, Judge] = {STRUCTURE: bench.structure, SHAPE: decoded.shape, MATERIAL: decoded.material}
+        name = SAMPLERS_FILE if settings.only == PARTS else f"samplers_{'_'.join(settings.only)}.json"
+        found: dict[str, SamplerSettings] = {}
+        scores: dict[str, float] = {}
+        for stage in settings.only:
+            for chosen, score in improved(stage, getattr(start, stage), judges[stage]):
+                found[stage], scores[SCORES[stage]] = chosen, score
+                write_samplers(out / name, found)  # after each field: a sweep that is cut short leaves its best
+    return scores
 
 
 def replace_steps(samplers: Samplers, steps: int) -> Samplers:
@@ -75,8 +84,8 @@ def replace_steps(samplers: Samplers, steps: int) -> Samplers:
     return Samplers(*(replace(s, steps=steps) for s in (samplers.structure, samplers.shape, samplers.material)))
 
 
-def best(name: str, start: SamplerSettings, judge: Judge) -> tuple[SamplerSettings, float]:
-    """Vary one field after the other, keeping the best value of each."""
+def improved(name: str, start: SamplerSettings, judge: Judge) -> Iterator[tuple[SamplerSettings, float]]:
+    """Vary one field after the other, keeping the best value of each; yields the best so far and its score."""
     known: dict[SamplerSettings, float] = {}
 
     def score(settings: SamplerSettings) -> float:
@@ -88,7 +97,7 @@ def best(name: str, start: SamplerSettings, judge: Judge) -> tuple[SamplerSettin
     chosen = start
     for field, values in CHOICES.items():
         chosen = max((chosen, *(replace(chosen, **{field: value}) for value in values)), key=score)
-    return chosen, score(chosen)
+        yield chosen, score(chosen)
 
 
 @dataclass(frozen=True)

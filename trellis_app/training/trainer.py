@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,10 +37,12 @@ class TrainSettings:
     out: Path
     minutes: float | None = None
     steps: int | None = None
+    until: float | None = None  # end of the schedule in seconds since the epoch, instead of minutes or steps
     call_minutes: float | None = None  # leave this call after so long, checkpointed
+    save_seconds: float = math.inf  # checkpoint so often, besides the validations
     seed: int = 0
     log_every: int = 20
-    validations: int = 5  # evenly spread over the schedule
+    validations: int = 5  # evenly spread over the schedule, and one at its end; -1: not even that
     resume: bool = True
     optim: OptimSettings = field(default_factory=OptimSettings)
 
@@ -74,7 +77,8 @@ class Trainer:
         self.folder = settings.out / recipe.name
         self.step = 0
         done = self._resume() if settings.resume else 0.0
-        self.budget = Budget(minutes=settings.minutes, steps=settings.steps, done=done)
+        minutes = 1.0 if settings.until is not None else settings.minutes
+        self.budget = Budget(minutes=minutes, steps=settings.steps, done=done)
         self.journal = Journal(settings.out, recipe.name, active=process.first)
 
     def _resume(self) -> float:
@@ -121,8 +125,8 @@ class Trainer:
             self.journal.write("validation", step=self.step, took=time.monotonic() - started, **metrics)
         self.process.barrier()
 
-    def _optimise(self, batch: Any) -> dict[str, torch.Tensor]:
-        set_learning_rate(self.optimizers, learning_rate_factor(self.budget.fraction, self.settings.optim))
+    def _optimise(self, batch: Any, fraction: float) -> dict[str, torch.Tensor]:
+        set_learning_rate(self.optimizers, learning_rate_factor(fraction, self.settings.optim))
         cuda = self.process.device.type == "cuda"
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
             terms: dict[str, torch.Tensor] = self.wrapped(batch)
@@ -142,14 +146,14 @@ class Trainer:
         """Train to the end of the call; returns whether the schedule is complete."""
         settings = self.settings
         means = MeanOfTerms()
-        fraction = self.process.agree(self.budget.fraction)
+        fraction = self.process.agree(self.budget.done)
         next_validation = (int(fraction * settings.validations) + 1) / max(settings.validations, 1)
         batches = self.recipe.batches(self.process, self.budget)
         batch = next(batches)
-        self.budget.start()  # making the first samples is not training
-        started = logged = time.monotonic()
+        self.budget.start(until=settings.until)  # making the first samples is not training
+        started = logged = saved = time.monotonic()
         while fraction < 1:
-            means.add(self._optimise(batch))
+            means.add(self._optimise(batch, fraction))  # the shared fraction: replicas must not drift apart
             batch = next(batches)
             self.step += 1
             self.budget.tick()
@@ -164,12 +168,16 @@ class Trainer:
                 minutes = self.process.agree((time.monotonic() - started) / 60)
                 if settings.call_minutes is not None and minutes >= settings.call_minutes:
                     break
-            if settings.validations and fraction >= next_validation and fraction < 1:
+            if self.step % AGREE_EVERY == 0 and self.process.agree(time.monotonic() - saved) >= settings.save_seconds:
+                self.save()
+                saved = time.monotonic()
+            if settings.validations > 0 and fraction >= next_validation and fraction < 1:
                 self.validate()
                 self.save()
                 next_validation += 1 / settings.validations
         self.save()
-        self.validate()
+        if settings.validations >= 0:
+            self.validate()
         return fraction >= 1
 
 
@@ -177,11 +185,12 @@ def clip_gradients(module: nn.Module, limit: float) -> torch.Tensor:
     """Clip the gradient norm of each network (each child of `networks`, or the whole) on its own; the largest norm."""
     networks = getattr(module, "networks", None)
     parts = list(networks.values()) if networks is not None else [module]
+    parts = [part for part in parts if any(p.requires_grad for p in part.parameters())]
     norms = [nn.utils.clip_grad_norm_(part.parameters(), limit, foreach=True) for part in parts]
     return torch.stack(norms).amax()
 
 
 def require_budget(settings: TrainSettings) -> None:
     """Refuse settings without a length."""
-    if (settings.minutes is None) == (settings.steps is None):
-        raise TrellisError("The length of the training is not given.", "Pass either --minutes or --steps.")
+    if [settings.minutes, settings.steps, settings.until].count(None) != 2:
+        raise TrellisError("The length of the training is not given.", "Pass one of --minutes, --steps and --until.")
