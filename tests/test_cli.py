@@ -11,7 +11,6 @@ from PIL import Image
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app import doctor
 from trellis_app.__main__ import main
-from trellis_app.export import formats
 from trellis_app.settings import AppSettings
 
 
@@ -118,12 +117,16 @@ def test_truncated_checkpoint(picture, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_full_disk_leaves_nothing_half_written(picture, tmp_path, bundle, capsys, monkeypatch):
-    def full(asset: object, path: Path, record: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("ending", [".ply.", ".json."])
+def test_full_disk_leaves_nothing_half_written(picture, tmp_path, bundle, capsys, monkeypatch, ending):
+    opened = Path.open
 
-    monkeypatch.setitem(formats.FORMATS, "ply", full)
+    def full(path, *arguments, **options):
+        if ending in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     assert generate(picture, tmp_path / "out", bundle) == 2
     assert "is full" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,4 +1,4 @@
-"""python -m trellis_app generate | doctor | bench | train | evaluate: thin commands over the library.
+"""python -m trellis_app generate | texture | doctor | bench | train | evaluate: thin commands over the library.
 
 Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, 130 interrupted.
 """
@@ -12,9 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from trellis_app.cli_flags import add_finish_flags, file_options, finish_options, format_names
 from trellis_app.errors import TrellisError
 from trellis_app.settings import (
-    ALPHA_MODES,
     PROJECT_ROOT,
     SURFACE_MODES,
     AppSettings,
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trellis_app", description="Picture to textured 3D asset.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_texture(commands)
     _add_doctor(commands)
     _add_bench(commands)
     _add_training(commands, arguments if arguments is not None else sys.argv[1:])
@@ -45,20 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
-    defaults = FinishOptions()
-    parser = commands.add_parser("generate", help="picture -> GLB, PLY and a JSON record")
+    parser = commands.add_parser("generate", help="picture -> 3D files and a JSON record")
     parser.add_argument("picture", type=Path, metavar="PICTURE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--resolution", metavar="PRESET", help="what the bundle offers, e.g. 256 or 1024_cascade")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--formats", default="glb,ply", help="comma-separated: glb, ply")
-    parser.add_argument("--faces", type=int, default=defaults.faces)
-    parser.add_argument("--texture-size", type=int, default=defaults.texture_size)
-    parser.add_argument("--alpha", choices=ALPHA_MODES, default=defaults.alpha)
-    parser.add_argument("--foreground-ratio", type=float, metavar="0.3..1")
-    parser.add_argument("--ignore-alpha", action="store_true", help="cut the object out even if the picture has alpha")
+    _add_model_flags(parser)
+    add_finish_flags(parser)
     parser.set_defaults(run=_generate)
 
 
@@ -71,17 +63,70 @@ def _generate(options: argparse.Namespace) -> int:
     from trellis_app.image.cutout import CutoutOptions
     from trellis_app.job import JobOptions, run_job
 
-    finish = FinishOptions(faces=options.faces, texture_size=options.texture_size, alpha=options.alpha)
-    request = GenerationRequest(preset=options.resolution, seed=options.seed, finish=finish)
+    request = GenerationRequest(preset=options.resolution, seed=options.seed, finish=finish_options(options))
     job = JobOptions(
         picture=options.picture,
         folder=options.out,
-        formats=tuple(options.formats.split(",")),
+        formats=format_names(options),
+        files=file_options(options),
         cutout=CutoutOptions(keep_alpha=not options.ignore_alpha, foreground_ratio=options.foreground_ratio),
     )
     for path in run_job(_settings(options), request, job, _show):
         print(path)
     return 0
+
+
+def _add_texture(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "texture",
+        help="mesh + picture -> the same mesh with a texture",
+        description="Gives a mesh the material that a picture shows. The side seen in the picture is taken to face +Z "
+        "of a mesh with Y up (-Y with Z up); --yaw turns the mesh to the picture's view first. Vertices, triangles, "
+        "place and usable UVs come back as they were. Another seed gives another variation.",
+    )
+    parser.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj, .ply, .stl or .off")
+    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--yaw", type=float, default=0.0, metavar="DEGREES", help="about the upward axis, see above")
+    parser.add_argument("--up", choices=("y", "z"), default="y", help="the mesh's upward axis")
+    parser.add_argument(
+        "--uv", choices=("auto", "keep", "new"), default="auto",
+        help="auto: the mesh's own UVs where they can carry a texture, else new ones; keep: its own in any case",
+    )  # fmt: skip
+    _add_model_flags(parser)
+    add_finish_flags(parser, own_mesh=True)
+    parser.set_defaults(run=_texture)
+
+
+def _texture(options: argparse.Namespace) -> int:
+    from trellis_app.image.cutout import CutoutOptions
+    from trellis_app.mesh.user_mesh import Stance
+    from trellis_app.texture_job import TextureJob, run_texture_job
+    from trellis_app.texturing import TextureOptions
+
+    request = GenerationRequest(preset=options.resolution, seed=options.seed, finish=finish_options(options))
+    job = TextureJob(
+        mesh=options.mesh,
+        picture=options.picture,
+        folder=options.out,
+        formats=format_names(options),
+        texture=TextureOptions(Stance(options.up, options.yaw), options.uv),
+        cutout=CutoutOptions(keep_alpha=not options.ignore_alpha, foreground_ratio=options.foreground_ratio),
+        files=file_options(options),
+    )
+    for path in run_texture_job(_settings(options), request, job, _show):
+        print(path)
+    return 0
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model runs where, and how the picture is read."""
+    parser.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--resolution", metavar="PRESET", help="what the bundle offers, e.g. 256 or 1024_cascade")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--foreground-ratio", type=float, metavar="0.3..1")
+    parser.add_argument("--ignore-alpha", action="store_true", help="cut the object out even if the picture has alpha")
 
 
 def _show(event: StageEvent) -> None:

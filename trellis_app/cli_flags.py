@@ -9,15 +9,18 @@ from trellis_app.settings import ALPHA_MODES, SURFACE_MODES, TEXTURE_FORMATS, Fi
 DEFAULT_FORMATS = "glb,ply"
 
 
-def add_finish_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `finish_options`, `file_options` and `format_names` read."""
+def add_finish_flags(parser: argparse.ArgumentParser, *, own_mesh: bool = False) -> None:
+    """Add what `finish_options`, `file_options` and `format_names` read; own_mesh: the user's triangles stay."""
     finish, files = FinishOptions(), FileOptions()
     group = parser.add_argument_group("the asset")
-    group.add_argument(
-        "--surface", choices=SURFACE_MODES, default=finish.surface,
-        help="single: one sheet, no inner walls; watertight: closed, for printing; decoded: as the model made it",
-    )  # fmt: skip
-    group.add_argument("--faces", type=int, default=finish.faces, metavar="N", help="triangles at most")
+    if own_mesh:
+        parser.set_defaults(surface=finish.surface, faces=finish.faces)
+    else:
+        group.add_argument(
+            "--surface", choices=SURFACE_MODES, default=finish.surface,
+            help="single: one sheet, no inner walls; watertight: closed, for printing; decoded: as the model made it",
+        )  # fmt: skip
+        group.add_argument("--faces", type=int, default=finish.faces, metavar="N", help="triangles at most")
     group.add_argument("--texture-size", type=int, default=finish.texture_size, metavar="N", help="side in pixels")
     group.add_argument("--alpha", choices=ALPHA_MODES, default=finish.alpha, help="auto: as the material asks")
     group.add_argument("--no-normal-map", action="store_true", help="leave out the fine relief of the full surface")

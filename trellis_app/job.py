@@ -8,12 +8,13 @@ from pathlib import Path
 
 from trellis_app.errors import EmptyAssetError
 from trellis_app.export.formats import check_formats, write_all
-from trellis_app.export.sidecar import RunLog, settings_record, write_sidecar
+from trellis_app.export.sidecar import RunLog, settings_record
+from trellis_app.export.source import ExportSource
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.settings import AppSettings, GenerationRequest
-from trellis_app.types import FinishedAsset, StageEvent
+from trellis_app.settings import AppSettings, FileOptions, GenerationRequest
+from trellis_app.types import FinishedAsset, OVoxel, StageEvent
 
 
 @dataclass(frozen=True)
@@ -23,33 +24,36 @@ class JobOptions:
     picture: Path
     folder: Path
     formats: tuple[str, ...] = ("glb", "ply")
+    files: FileOptions = field(default_factory=FileOptions)
     cutout: CutoutOptions = field(default_factory=CutoutOptions)
 
 
 def run_job(
     settings: AppSettings, request: GenerationRequest, options: JobOptions, notify: Callable[[StageEvent], None]
 ) -> list[Path]:
-    """Generate and write `<stem>.<format>` and `<stem>.json`; returns the paths written.
+    """Generate and write every format and `<stem>.json`, all or none; returns the paths written.
 
-    Cheap checks come first: formats, picture, then the bundle. Raises the errors of errors.py and leaves nothing
-    half-written.
+    Cheap checks come first: formats and what they need, picture, then the bundle. Raises the errors of errors.py.
     """
-    check_formats(options.formats)
+    check_formats(options.formats, options.files)
     picture = read_picture(options.picture)
     pipeline = ImageTo3D.load(settings)
     request = pipeline.resolved(request)
     prepared = pipeline.prepare(picture, options.cutout)
     log = RunLog()
+    voxels: OVoxel | None = None
     asset: FinishedAsset | None = None
     for event in pipeline.generate(prepared, request):
         log.note(event)
         notify(event)
+        if isinstance(event.result, OVoxel):
+            voxels = event.result
         if isinstance(event.result, FinishedAsset):
             asset = event.result
-    if asset is None:
+    if asset is None or voxels is None:
         raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
     record = settings_record(request, pipeline.samplers(request), bundle=pipeline.bundle.name)
-    paths = write_all(asset, options.folder, options.picture.stem, options.formats, record)
-    sidecar = options.folder / f"{options.picture.stem}.json"
-    write_sidecar(sidecar, {**record, "warnings": prepared.warnings, "seconds": log.rounded(), "counts": asset.counts})
-    return [*paths.values(), sidecar]
+    source = ExportSource(asset, voxels, request.finish, options.files, record)
+    sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded(), "counts": asset.counts}
+    written = write_all(source, options.folder, options.picture.stem, options.formats, sidecar=sidecar)
+    return [path for paths in written.values() for path in paths]

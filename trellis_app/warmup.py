@@ -15,6 +15,7 @@ import torch
 
 from trellis_app.export.finish import finish
 from trellis_app.export.formats import FORMATS, write_all
+from trellis_app.export.source import ExportSource
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.render.preview import render_preview_rgba
 from trellis_app.settings import FinishOptions
@@ -39,7 +40,7 @@ def warm_up(pipeline: ImageTo3D) -> float:
         if step.asset is not None:
             render_preview_rgba(step.asset, size=64)
             with tempfile.TemporaryDirectory() as folder:
-                write_all(step.asset, Path(folder), "sheet", tuple(FORMATS), {})
+                write_all(ExportSource(step.asset, sheet), Path(folder), "sheet", tuple(FORMATS))
     seconds = time.monotonic() - started
     LOG.info("kernels ready in %.1f s", seconds)
     return seconds

@@ -1,6 +1,8 @@
 """GLBs pass the Khronos validator, open in trimesh with their PBR maps, and never change by a byte."""
 
 import dataclasses
+import importlib
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -8,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial import cKDTree
 
-from tests.gltf_validation import gltf_issues
+from tests.export.kept import painted_maps, ring_source
+from tests.gltf_validation import gltf_issues, gltf_issues_of
 from trellis_app.errors import MachineError
+from trellis_app.export import draco
 from trellis_app.export.glb import write_glb, write_preview_glb
+from trellis_app.settings import TEXTURE_FORMATS, FileOptions
 from trellis_app.types import FinishedAsset, Textures
 
 
@@ -64,6 +70,82 @@ def test_materials_follow_the_alpha_mode(tmp_path: Path, mode: str, translucent:
 def test_validator_finds_nothing(tmp_path: Path, mode: str, translucent: int) -> None:
     path = write_glb(quad(mode, translucent=translucent), tmp_path / "quad.glb", extras={"seed": 7})
     assert gltf_issues(path) == []
+
+
+ALPHAS = [("OPAQUE", 0), ("MASK", 0), ("BLEND", 3200), ("BLEND", 1500)]
+COMBINATIONS = list(itertools.product(TEXTURE_FORMATS, (False, True), ALPHAS, (False, True)))
+
+
+@pytest.fixture(scope="module")
+def combined(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, Path]:
+    """A GLB of every combination of texture format, Draco, alpha mode and normal map."""
+    folder = tmp_path_factory.mktemp("combined")
+    made = {}
+    for k, (kind, packed, (mode, translucent), normal) in enumerate(COMBINATIONS):
+        asset = ring_source(mode, normal=normal, translucent=translucent).asset
+        options = FileOptions(kind, draco=packed)
+        made[COMBINATIONS[k]] = write_glb(asset, folder / f"{k}.glb", extras={"seed": 7}, options=options)
+    return made
+
+
+def test_the_validator_finds_nothing_in_any_combination(combined: dict[tuple, Path]) -> None:
+    found = gltf_issues_of(list(combined.values()))
+    assert {str(key): found[path] for key, path in combined.items() if found[path]} == {}
+
+
+@pytest.mark.parametrize("key", COMBINATIONS, ids=str)
+def test_trimesh_opens_every_combination(combined: dict[tuple, Path], key: tuple) -> None:
+    kind, _, (mode, translucent), normal = key
+    asset = ring_source(mode, normal=normal, translucent=translucent).asset
+    scene = trimesh.load(combined[key])
+    parts = list(scene.geometry.values())
+    assert len(parts) == (2 if 0 < translucent < len(asset.faces) else 1)
+    assert sum(len(part.faces) for part in parts) == len(asset.faces)
+    merged = trimesh.util.concatenate([trimesh.Trimesh(part.vertices, part.faces) for part in parts])
+    merged.merge_vertices(digits_vertex=3)
+    assert merged.is_watertight
+    assert merged.volume == pytest.approx(2 * np.pi**2 * 0.3 * 0.12**2, rel=0.02)
+    material = parts[0].visual.material
+    shown = np.asarray(material.baseColorTexture, dtype=int)
+    bands = 3 if mode == "OPAQUE" else 4
+    assert shown.shape == (16, 16, bands)
+    np.testing.assert_allclose(shown, asset.textures.base_color[..., :bands], atol=0 if kind == "png" else 40)
+    assert (material.normalTexture is not None) == normal
+
+
+def test_draco_keeps_every_corner_within_its_quantisation(tmp_path: Path) -> None:
+    asset = ring_source().asset
+    plain = trimesh.load(write_glb(asset, tmp_path / "plain.glb"), force="mesh", process=False)
+    path = write_glb(asset, tmp_path / "packed.glb", options=FileOptions(draco=True))
+    packed = trimesh.load(path, force="mesh", process=False)
+    assert path.stat().st_size < 0.5 * (tmp_path / "plain.glb").stat().st_size
+
+    def corners(mesh: trimesh.Trimesh) -> np.ndarray:
+        """Position and UV of each corner, and the place of its face, [3 F, 8]."""
+        values = np.concatenate([mesh.vertices, mesh.visual.uv], axis=1)[mesh.faces]
+        centres = np.repeat(mesh.triangles_center[:, None], 3, axis=1)
+        return np.concatenate([values, centres], axis=2).reshape(-1, 8)
+
+    distance, found = cKDTree(corners(plain)).query(corners(packed))
+    assert distance.max() < 2e-4
+    assert len(np.unique(found)) == len(found) == 3 * len(asset.faces)
+
+
+def test_draco_without_its_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(MachineError, match="pip install DracoPy"):
+        write_glb(quad(), tmp_path / "quad.glb", options=FileOptions(draco=True))
+    assert list(tmp_path.iterdir()) == []
+    assert draco.EXTENSION == "KHR_draco_mesh_compression"
+
+
+def test_repeated_textures_say_so(tmp_path: Path) -> None:
+    wrapping = dataclasses.replace(quad(), textures=dataclasses.replace(painted_maps(4), wrap="repeat"))
+    assert tree(write_glb(wrapping, tmp_path / "repeat.glb"))["samplers"][0]["wrapS"] == 10497
+    assert tree(write_glb(quad(), tmp_path / "clamp.glb"))["samplers"][0]["wrapT"] == 33071
 
 
 def test_trimesh_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -121,7 +203,7 @@ def test_the_same_asset_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(MachineError, match="could not be written"):
+    with pytest.raises(MachineError, match="cannot be written"):
         write_glb(quad(), tmp_path / "file" / "quad.glb")
     (tmp_path / "taken.glb").mkdir()
     with pytest.raises(MachineError):

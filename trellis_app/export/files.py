@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable
@@ -27,11 +28,16 @@ def write_atomically(path: str | Path, parts: Iterable[bytes]) -> Path:
         temporary.replace(target)
         temporary = None
     except OSError as error:
-        raise MachineError(
-            f"The file {target} could not be written ({error.strerror or error}).",
-            "Free some disk space or choose another output folder.",
-        ) from error
+        raise disk_error(error, target.parent) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return target
+
+
+def disk_error(error: OSError, folder: Path) -> MachineError:
+    """The sentence for a file system that refuses to write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(f"The disk that holds {folder} is full.", "Free some space or choose another folder.")
+    reason = error.strerror or str(error)
+    return MachineError(f"The folder {folder} cannot be written ({reason}).", "Choose another folder.")

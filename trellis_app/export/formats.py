@@ -1,65 +1,148 @@
-"""The table of export formats: one row a format, each from the same kept asset."""
+"""The table of export formats, each built from the one kept asset, and the writing of any of them: all or none."""
 
 from __future__ import annotations
 
-import errno
+import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from trellis_app.errors import MachineError, SettingsError
-from trellis_app.export.glb import write_glb
-from trellis_app.export.ply import write_ply
-from trellis_app.types import FinishedAsset
+from trellis_app.errors import SettingsError
+from trellis_app.export.archive import zip_chunks
+from trellis_app.export.draco import dracopy
+from trellis_app.export.files import disk_error
+from trellis_app.export.glb import glb_chunks
+from trellis_app.export.ply import ply_chunks
+from trellis_app.export.source import ExportSource, Part, Record
+from trellis_app.progress import Check, go_on
+from trellis_app.settings import FileOptions
 
-Record = dict[str, object]
-Writer = Callable[[FinishedAsset, Path, Record], None]
-
-
-def _glb(asset: FinishedAsset, path: Path, record: Record) -> None:
-    write_glb(asset, path, extras=record)
-
-
-def _ply(asset: FinishedAsset, path: Path, record: Record) -> None:
-    write_ply(asset, path)
+Builder = Callable[[ExportSource, str, Check], Sequence[Part]]
 
 
-FORMATS: dict[str, Writer] = {"glb": _glb, "ply": _ply}
+@dataclass(frozen=True)
+class Format:
+    """One row of the table."""
+
+    name: str  # what --formats takes
+    label: str
+    help: str  # one short sentence: what opens it
+    extension: str  # of its one download
+    build: Builder  # (source, stem, check) -> its files, the main one first
+    options: tuple[str, ...] = ()  # fields of FileOptions that it heeds
 
 
-def check_formats(names: tuple[str, ...]) -> None:
-    """Raise SettingsError naming the first unknown format."""
+def _glb(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    chunks = glb_chunks(source.asset, extras=source.record, options=source.options, check=check)
+    return [Part(f"{stem}.glb", chunks)]
+
+
+def _ply(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.ply", ply_chunks(source.asset))]
+
+
+_ROWS = (
+    Format(
+        "glb", "GLB", "Mesh with textures for Blender, Unity, Unreal, Godot and the web.", "glb", _glb,
+        ("texture_format", "draco"),
+    ),
+    Format("ply", "PLY mesh", "Mesh with a colour at every vertex, for MeshLab and scripts.", "ply", _ply),
+)  # fmt: skip
+FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
+
+
+def check_formats(names: Sequence[str], options: FileOptions | None = None) -> None:
+    """Raise SettingsError for an unknown format or none at all, MachineError where a package for one is missing."""
     for name in names:
         if name not in FORMATS:
             raise SettingsError(f"There is no format {name!r}.", f"Choose from {', '.join(FORMATS)}.")
+    if not names:
+        raise SettingsError("No format was chosen.", f"Choose from {', '.join(FORMATS)}.")
+    if options is not None and options.draco and "glb" in names:
+        dracopy()
 
 
-def write_all(asset: FinishedAsset, folder: Path, stem: str, names: tuple[str, ...], record: Record) -> dict[str, Path]:
-    """Write `<stem>.<format>` for every name, all or none: files of this call are removed when one fails.
+def write_all(
+    source: ExportSource,
+    folder: Path,
+    stem: str,
+    names: Sequence[str],
+    *,
+    sidecar: Record | None = None,
+    packed: bool = False,
+    check: Check = go_on,
+) -> dict[str, tuple[Path, ...]]:
+    """Write every named format, and `<stem>.json` where there is a sidecar: all or none. The same source, same bytes.
 
-    Raises MachineError when the disk is full or the folder cannot be written.
+    A format of several files is written side by side, or as one zip if `packed`. The result has the paths of each
+    format, the main file first, and the sidecar's under "json"; the sidecar is told sizes and seconds of the files.
+    Raises SettingsError for an unknown format, MachineError when the disk is full or the folder cannot be written.
     """
-    check_formats(names)
-    written: dict[str, Path] = {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = {name: folder / f".{stem}.{os.getpid()}.part.{name}" for name in names}
-        try:
-            for name, part in parts.items():
-                FORMATS[name](asset, part, record)
-            for name, part in parts.items():
-                written[name] = part.replace(folder / f"{stem}.{name}")
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, folder) from error
+    check_formats(names, source.options)
+    seconds: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    with _Batch(folder) as batch:
+        written = {}
+        for name in dict.fromkeys(names):
+            start = time.monotonic()
+            parts = build(FORMATS[name], source, stem, packed=packed, check=check)
+            written[name] = tuple(batch.add(part) for part in parts)
+            sizes |= {part.name: part.size for part in parts}
+            seconds[f"writing: {name}"] = round(time.monotonic() - start, 3)
+            del parts
+            check()
+        if sidecar is not None:
+            spent = sidecar.get("seconds")
+            record = {**sidecar, "seconds": {**(spent if isinstance(spent, dict) else {}), **seconds}, "files": sizes}
+            text = json.dumps(record, indent=2) + "\n"
+            written["json"] = (batch.add(Part(f"{stem}.json", [text.encode()])),)
+        batch.publish()
     return written
 
 
-def disk_error(error: OSError, folder: Path) -> MachineError:
-    """The sentence for a file system that refuses to write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError(f"The disk that holds {folder} is full.", "Free some space or choose another folder.")
-    reason = error.strerror or str(error)
-    return MachineError(f"The folder {folder} cannot be written ({reason}).", "Choose another folder.")
+def build(row: Format, source: ExportSource, stem: str, *, packed: bool = False, check: Check = go_on) -> list[Part]:
+    """The files of one format in memory; one zip of them if `packed` and there are several."""
+    parts = list(row.build(source, stem, check))
+    if packed and len(parts) > 1:
+        return [Part(f"{stem}.{row.extension}", zip_chunks(parts, check=check))]
+    return parts
+
+
+class _Batch(ExitStack):
+    """Files that appear in a folder together: written under hidden names, then renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._hidden: dict[Path, Path] = {}  # by final path
+
+    def add(self, part: Part) -> Path:
+        """Write one file under its hidden name; returns the final path."""
+        final = self._folder / part.name
+        hidden = final.with_name(f".{part.name}.{os.getpid()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if final.is_dir():
+                raise IsADirectoryError(f"{final.name} is a folder")
+            self.callback(hidden.unlink, missing_ok=True)
+            with hidden.open("wb") as stream:
+                stream.writelines(part.chunks)
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        self._hidden[final] = hidden
+        return final
+
+    def publish(self) -> None:
+        """Give all files their names; on failure those of this batch are removed."""
+        named: list[Path] = []
+        try:
+            for final, hidden in self._hidden.items():
+                hidden.replace(final)
+                named.append(final)
+        except OSError as error:
+            for final in named:
+                final.unlink(missing_ok=True)
+            raise disk_error(error, self._folder) from error

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from trellis_app.export.files import write_atomically
-from trellis_app.export.glb import y_up
+from trellis_app.export.gltf import y_up
 from trellis_app.types import FinishedAsset
 
 _VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 4)])
 _FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 
-def _weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each distinct position in order of appearance, new index of every vertex)."""
     keys = np.ascontiguousarray(vertices).view(np.dtype((np.void, 12))).reshape(-1)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -24,13 +24,10 @@ def _weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first[order], rank[inverse.reshape(-1)]
 
 
-def write_ply(asset: FinishedAsset, path: str | Path) -> Path:
-    """Write positions, sRGB + alpha vertex colours and triangles; vertices split at UV seams are joined again.
-
-    Raises MachineError when the file cannot be written; nothing half-written is left behind.
-    """
+def ply_chunks(asset: FinishedAsset) -> list[bytes]:
+    """Positions, sRGB + alpha vertex colours and triangles; vertices split at UV seams are joined again."""
     turned = y_up(asset.vertices)
-    keep, index = _weld(turned)
+    keep, index = weld(turned)
     vertices = np.empty(len(keep), dtype=_VERTEX)
     vertices["position"], vertices["color"] = turned[keep], asset.colors[keep]
     faces = np.empty(len(asset.faces), dtype=_FACE)
@@ -47,4 +44,9 @@ def write_ply(asset: FinishedAsset, path: str | Path) -> Path:
             "end_header\n",
         )
     )
-    return write_atomically(path, (header.encode("ascii"), vertices.tobytes(), faces.tobytes()))
+    return [header.encode("ascii"), vertices.tobytes(), faces.tobytes()]
+
+
+def write_ply(asset: FinishedAsset, path: str | Path) -> Path:
+    """Write what `ply_chunks` makes. Raises MachineError when the file cannot be written; nothing half is left."""
+    return write_atomically(path, ply_chunks(asset))
