@@ -40,7 +40,7 @@ def test_closed_shapes_become_watertight_and_outward(make: object, resolution: i
 
 def test_every_part_of_a_group_faces_outward() -> None:
     parts = [trimesh.creation.box((0.2, 0.2, 0.2)).apply_translation((x, 0.0, 0.0)) for x in (-0.35, 0.0, 0.35)]
-    fixed = orient_outward(scrambled(trimesh.util.concatenate(parts)))
+    fixed = orient_outward(scrambled(trimesh.util.concatenate(parts)), voxel=0.01)
     assert report(fixed.vertices, fixed.faces).inconsistent_edges == 0
     for part in trimesh.Trimesh(fixed.vertices, fixed.faces, process=False).split():
         assert part.volume == pytest.approx(0.008, rel=1e-4)
@@ -48,11 +48,11 @@ def test_every_part_of_a_group_faces_outward() -> None:
 
 def test_an_inner_shell_is_dropped_and_an_open_bowl_is_kept() -> None:
     shells = trimesh.util.concatenate([ball(0.4), ball(0.2)])
-    assert len(orient_outward(surface_of(shells)).faces) == len(ball(0.4).faces)
+    assert len(orient_outward(surface_of(shells), voxel=0.01).faces) == len(ball(0.4).faces)
     bowl = ball(0.4)
     bowl.update_faces(bowl.triangles_center[:, 2] < 0)
     bowl.remove_unreferenced_vertices()
-    fixed = orient_outward(scrambled(bowl))
+    fixed = orient_outward(scrambled(bowl), voxel=0.01)
     assert len(fixed.faces) == len(bowl.faces)
     assert report(fixed.vertices, fixed.faces).inconsistent_edges == 0
     middle = fixed.vertices[fixed.faces].mean(axis=1)
@@ -78,7 +78,7 @@ def test_boxes_that_share_an_edge_come_apart_closed() -> None:
     high = trimesh.creation.box(bounds=((0, 0, -0.2), (0.4, 0.4, 0.2)))
     welded = clean(surface_of(trimesh.util.concatenate([low, high])))
     assert report(welded.vertices, welded.faces).non_manifold_edges == 1
-    apart = separate(orient_outward(welded), apart=1e-3)
+    apart = separate(orient_outward(welded, voxel=0.01), apart=1e-3)
     assert_clean(apart)
     assert report(apart.vertices, apart.faces, weld=True).watertight
     assert signed_volume(apart) == pytest.approx(2 * 0.064, rel=0.02)
@@ -98,7 +98,7 @@ def test_a_pinched_edge_is_divided() -> None:
         surface_of(trimesh.Trimesh(soup.vertices, soup.faces[counts[inverse.reshape(-1)] == 1], process=False))
     )
     assert report(shell.vertices, shell.faces).non_manifold_edges > 0
-    fixed = separate(orient_outward(shell), apart=1e-3)
+    fixed = separate(orient_outward(shell, voxel=0.01), apart=1e-3)
     assert_clean(fixed)
     assert report(fixed.vertices, fixed.faces).watertight
 

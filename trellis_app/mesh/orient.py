@@ -1,21 +1,24 @@
-"""One consistent, outward winding, and no surface that nobody can see.
+"""One consistent, outward winding, and no surface that the open air does not reach.
 
 A decoded dual grid winds its quads by axis, not by inside and outside. Faces are joined into patches across manifold
-edges with a parity for every face; rays then vote for the side of each patch from which the open air is seen (after
-Takayama et al., "A Simple Method for Correcting Facet Orientations in Polygon Meshes Based on Ray Casting", 2014).
-Patches seen from neither side are inner shells and partition walls: they are dropped.
+edges with a parity for every face. Then the lattice tells, for each face that crosses one of its edges, which of its
+sides the open air reaches (lattice.py): faces reached on one side vote for it, faces reached on both sides vote for the
+one from which the lattice line leaves without meeting another face. Patches reached on neither side are inner shells
+and partition walls: they are dropped.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.bvh import build_tree, escapes
+from trellis_app.mesh.lattice import Crossings, crossings, lattice_around, regions
 from trellis_app.mesh.surface import Edges, Surface, edge_table, face_cross
+from trellis_app.progress import Check, go_on
 
-_SAMPLES = 192  # faces of a patch that vote
-_SECOND_LOOK = 60_000  # rays from each side, shared by the patches that seem hidden
+_SKY, _PARITY = 0.5, 0.02  # weight of a free line, and of an even number of faces on it, where air is on both sides
 
 
 @njit(cache=True, nogil=True)
@@ -69,7 +72,7 @@ def patches_by_winding(surface: Surface, edges: Edges) -> tuple[np.ndarray, np.n
     unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
     first, second = edges.halves[edges.start[:-1]] // 3, edges.halves[edges.start[1:] - 1] // 3
     flatness = np.abs(np.einsum("ij,ij->i", unit[first], unit[second]))
-    order = np.argsort(-np.rint(flatness * 1024).astype(np.int32), kind="stable")
+    order = np.argsort(-np.rint(flatness * 1024).astype(np.int16), kind="stable")  # a radix sort
     patch, flip = _join_patches(surface.faces, order, edges.start, edges.halves)
     return patch, flip.astype(bool)
 
@@ -81,84 +84,74 @@ def turned(surface: Surface, turn: np.ndarray) -> Surface:
     return Surface(surface.vertices, faces)
 
 
-def _sample_faces(patch: np.ndarray, patches: int, per_patch: int) -> np.ndarray:
-    """Up to `per_patch` faces of every patch, evenly spread over the face order."""
-    order = np.argsort(patch, kind="stable")
-    sizes = np.bincount(patch, minlength=patches)
-    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    take = np.minimum(sizes, per_patch)
-    owner = np.repeat(np.arange(patches), take)
-    rank = np.arange(len(owner)) - np.repeat(np.cumsum(take) - take, take)
-    return order[first[owner] + rank * sizes[owner] // take[owner]]
+def wound_alike(surface: Surface) -> Surface:
+    """One winding within each patch, whatever its side."""
+    return turned(surface, patches_by_winding(surface, edge_table(surface))[1]) if len(surface.faces) else surface
 
 
-def _hemisphere(normals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One cosine-weighted direction around each unit normal, float64 [Q, 3]."""
-    points = rng.normal(size=normals.shape)
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    directions = normals * 1.001 + points
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+@dataclass(frozen=True)
+class Sides:
+    """What the open air reaches of each face."""
+
+    vote: np.ndarray  # float64 [F] positive: its front, negative: its back
+    crossed: np.ndarray  # int32 [F] lattice edges that cross the face
+    reached: np.ndarray  # int32 [F] how many of these have open air at one end at least
 
 
-def visibility(surface: Surface, patch: np.ndarray, *, rays: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Share of rays that escape from the front and from the back of each patch, float64 [P] each, in [0, 1].
-
-    Every patch sends `rays` rays from each side of up to 192 of its faces; a patch of which none escapes is asked again
-    with many more. Deterministic.
-    """
-    patches = int(patch.max()) + 1
-    tree = build_tree(surface)
-    cross = face_cross(surface)
-    unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
-    centres = surface.vertices[surface.faces].mean(axis=1, dtype=np.float64)
-    rng = np.random.default_rng(0)
-
-    def shoot(picked: np.ndarray, side: float) -> np.ndarray:
-        normals = side * unit[picked]
-        free = escapes(tree, centres[picked] + 1e-5 * normals, _hemisphere(normals, rng))
-        hits = np.bincount(patch[picked], weights=free, minlength=patches)
-        return hits / np.maximum(np.bincount(patch[picked], minlength=patches), 1)
-
-    picked = np.repeat(_sample_faces(patch, patches, _SAMPLES), rays)
-    front, back = shoot(picked, 1.0), shoot(picked, -1.0)
-    unseen = np.flatnonzero((front == 0) & (back == 0))
-    if len(unseen):
-        more = int(np.clip(_SECOND_LOOK // len(unseen), 16, 1024))
-        rows = np.flatnonzero(np.isin(patch, unseen))
-        chosen = rows[_sample_faces(np.searchsorted(unseen, patch[rows]), len(unseen), more)]
-        again = np.repeat(chosen, -(-more // np.bincount(patch[chosen], minlength=patches)[patch[chosen]]))
-        front[unseen], back[unseen] = shoot(again, 1.0)[unseen], shoot(again, -1.0)[unseen]
-    return front, back
+def open_sides(surface: Surface, *, voxel: float, check: Check = go_on) -> Sides:
+    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
+    lattice = lattice_around(surface.vertices, voxel)
+    along = crossings(surface, lattice, check=check)
+    found = regions((along[0].point, along[1].point, along[2].point), lattice, check=check)
+    count = len(surface.faces)
+    vote, crossed, reached = np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for one in along:
+        low = one.first & (found.of(one.point) == 0)
+        high = one.last & (found.of(one.point + lattice.strides[one.axis]) == 0)
+        vote += np.bincount(one.face, weights=_votes(one, low, high), minlength=count)
+        crossed += np.bincount(one.face, minlength=count)
+        reached += np.bincount(one.face[low | high], minlength=count)
+        check()
+    return Sides(vote, crossed, reached)
 
 
-def visible_faces(surface: Surface) -> tuple[Surface, np.ndarray]:
+def _votes(one: Crossings, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Vote of each crossing for the front of its face; low, high: whether the open air is at its ends."""
+    up = high.astype(np.float64) - low
+    both = low & high
+    sky = (one.above == 0).astype(np.float64) - (one.below == 0)
+    parity = (one.above % 2 == 0).astype(np.float64) - (one.below % 2 == 0)
+    up[both] = _SKY * sky[both] + _PARITY * parity[both]
+    return np.where(one.rising, up, -up)
+
+
+def visible_faces(surface: Surface, *, voxel: float, check: Check = go_on) -> tuple[Surface, np.ndarray]:
     """(the surface without hidden patches, vote float64 [F] of each face that is left).
 
-    A vote is positive where the open air is seen from a face's front, negative where from its back. Patches that no ray
-    leaves are dropped; if everything is hidden, nothing is.
+    A vote is positive where the open air is at a face's front, negative where at its back. Patches that the open air
+    does not reach are dropped; if everything is hidden, nothing is.
     """
     if not len(surface.faces):
         return surface, np.zeros(0)
-    patch, turn = patches_by_winding(surface, edge_table(surface))
-    front, back = visibility(turned(surface, turn), patch)
-    vote = np.where(turn, -1.0, 1.0) * (front - back)[patch]
-    seen = (front + back > 0)[patch]
-    return (surface.keep_faces(seen), vote[seen]) if seen.any() else (surface, vote)
+    sides = open_sides(surface, voxel=voxel, check=check)
+    patch, _ = patches_by_winding(surface, edge_table(surface))
+    hidden = (np.bincount(patch, weights=sides.crossed) > 0) & (np.bincount(patch, weights=sides.reached) == 0)
+    seen = ~hidden[patch]
+    return (surface.keep_faces(seen), sides.vote[seen]) if seen.any() else (surface, sides.vote)
 
 
 def wind_by_votes(surface: Surface, vote: np.ndarray) -> Surface:
-    """One winding for each patch of the surface, the one that the area-weighted votes of its faces prefer.
+    """One winding for each patch of the surface, the one that the votes of its faces prefer.
 
     Open sheets, seen from both sides alike, keep one consistent winding.
     """
     if not len(surface.faces):
         return surface
     patch, turn = patches_by_winding(surface, edge_table(surface))
-    area = 0.5 * np.linalg.norm(face_cross(surface), axis=1)
-    total = np.bincount(patch, weights=np.where(turn, -1.0, 1.0) * vote * area)
+    total = np.bincount(patch, weights=np.where(turn, -vote, vote))
     return turned(surface, turn ^ (total < 0)[patch])
 
 
-def orient_outward(surface: Surface) -> Surface:
+def orient_outward(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     """Drop hidden patches and wind the rest consistently and outward."""
-    return wind_by_votes(*visible_faces(surface))
+    return wind_by_votes(*visible_faces(surface, voxel=voxel, check=check))

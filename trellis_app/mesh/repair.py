@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.orient import visible_faces, wind_by_votes
+from trellis_app.mesh.orient import visible_faces, wind_by_votes, wound_alike
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
@@ -15,6 +15,7 @@ from trellis_app.mesh.surface import (
     split_corners,
     weld_vertices,
 )
+from trellis_app.progress import Check, go_on
 
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
@@ -292,19 +293,27 @@ def fins(surface: Surface, maximum_area: float) -> np.ndarray:
     return (hangs & (area < maximum_area))[patch]
 
 
-def repair(surface: Surface, *, voxel: float) -> Surface:
+def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     """The finisher's clean-up of a decoded surface; `voxel` is the side of a voxel in world units.
 
     Result: no degenerate or duplicate face, consistent outward winding, edges with one or two faces, no crumbs smaller
     than a few voxel faces, no fins, no inner shells, holes of a few voxels closed.
     """
     surface = clean(surface)
+    check()
     area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
     crumb = min(_CRUMB * voxel**2, 0.01 * area)
-    surface, vote = visible_faces(remove_small_components(surface, crumb))
+    surface = remove_small_components(surface, crumb)
+    check()
+    surface = fill_holes(wound_alike(surface), _HOLE * voxel, bow_ties=True)
+    check()
+    surface, vote = visible_faces(surface, voxel=voxel, check=check)
     keep = ~fins(surface, min(_FIN * voxel**2, 0.01 * area))
+    check()
     if 2 * keep.sum() > len(keep):
         surface, vote = surface.keep_faces(keep), vote[keep]
-    surface = fill_holes(wind_by_votes(surface, vote), _HOLE * voxel, bow_ties=True)
+    surface = wind_by_votes(surface, vote)
+    check()
     surface = remove_small_components(separate(surface, apart=_APART * voxel), crumb)
+    check()
     return fill_holes(surface, _HOLE * voxel).compacted()
