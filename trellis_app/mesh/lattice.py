@@ -53,6 +53,8 @@ class Crossings:
     """Crossings of the lattice edges along one axis, ordered by line, edge and depth."""
 
     axis: int
+    start: np.ndarray  # int64 [lines + 1] first crossing of each line; lines are numbered along the next axis first
+    lower: np.ndarray  # int32 [K] position of the edge's lower end on its line
     point: np.ndarray  # int64 [K] flat index of the edge's lower end
     depth: np.ndarray  # float32 [K] position on the edge, 0 to 1
     face: np.ndarray  # int32 [K]
@@ -135,7 +137,10 @@ def _crossings_along(snapped: np.ndarray, faces: np.ndarray, lattice: Lattice, a
     lower = np.clip(np.floor(depth), 0, lattice.shape[axis] - 2).astype(np.int64)
     across = line[:, 0].astype(np.int64) * lattice.shape[c] + line[:, 1]
     point = line[:, 0] * lattice.strides[b] + line[:, 1] * lattice.strides[c] + lower * lattice.strides[axis]
-    return Crossings(axis, point, (depth - lower).astype(np.float32), face, rising, *_ranks(across, point))
+    start = np.zeros(lattice.shape[b] * lattice.shape[c] + 1, np.int64)
+    np.cumsum(np.bincount(across, minlength=len(start) - 1), out=start[1:])
+    depth = (depth - lower).astype(np.float32)
+    return Crossings(axis, start, lower.astype(np.int32), point, depth, face, rising, *_ranks(across, point))
 
 
 def crossings(surface: Surface, lattice: Lattice, *, check: Check = go_on) -> tuple[Crossings, Crossings, Crossings]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.lattice import Crossings, crossings, lattice_around, regions
+from trellis_app.mesh.air import open_air
+from trellis_app.mesh.lattice import Crossings
 from trellis_app.mesh.surface import Edges, Surface, edge_table, face_cross
 from trellis_app.progress import Check, go_on
 
@@ -84,11 +85,6 @@ def turned(surface: Surface, turn: np.ndarray) -> Surface:
     return Surface(surface.vertices, faces)
 
 
-def wound_alike(surface: Surface) -> Surface:
-    """One winding within each patch, whatever its side."""
-    return turned(surface, patches_by_winding(surface, edge_table(surface))[1]) if len(surface.faces) else surface
-
-
 @dataclass(frozen=True)
 class Sides:
     """What the open air reaches of each face."""
@@ -100,14 +96,12 @@ class Sides:
 
 def open_sides(surface: Surface, *, voxel: float, check: Check = go_on) -> Sides:
     """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
-    lattice = lattice_around(surface.vertices, voxel)
-    along = crossings(surface, lattice, check=check)
-    found = regions((along[0].point, along[1].point, along[2].point), lattice, check=check)
+    air = open_air(surface, voxel=voxel, check=check)
     count = len(surface.faces)
     vote, crossed, reached = np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for one in along:
-        low = one.first & (found.of(one.point) == 0)
-        high = one.last & (found.of(one.point + lattice.strides[one.axis]) == 0)
+    for one in air.along:
+        low = one.first & air.open(one.point)
+        high = one.last & air.open(one.point + air.lattice.strides[one.axis])
         vote += np.bincount(one.face, weights=_votes(one, low, high), minlength=count)
         crossed += np.bincount(one.face, minlength=count)
         reached += np.bincount(one.face[low | high], minlength=count)

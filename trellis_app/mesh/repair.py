@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.orient import visible_faces, wind_by_votes, wound_alike
+from trellis_app.mesh.orient import visible_faces, wind_by_votes
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
@@ -305,14 +305,12 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     crumb = min(_CRUMB * voxel**2, 0.01 * area)
     surface = remove_small_components(surface, crumb)
     check()
-    surface = fill_holes(wound_alike(surface), _HOLE * voxel, bow_ties=True)
-    check()
     surface, vote = visible_faces(surface, voxel=voxel, check=check)
     keep = ~fins(surface, min(_FIN * voxel**2, 0.01 * area))
     check()
     if 2 * keep.sum() > len(keep):
         surface, vote = surface.keep_faces(keep), vote[keep]
-    surface = wind_by_votes(surface, vote)
+    surface = fill_holes(wind_by_votes(surface, vote), _HOLE * voxel, bow_ties=True)
     check()
     surface = remove_small_components(separate(surface, apart=_APART * voxel), crumb)
     check()

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.lattice import Crossings, Lattice, Regions, crossings, lattice_around, regions
+from trellis_app.mesh.air import Air, open_air
+from trellis_app.mesh.lattice import Crossings, Lattice, Regions, regions
 from trellis_app.mesh.surface import Surface
 from trellis_app.progress import Check, go_on
 
@@ -44,12 +45,11 @@ def _fill_runs(inside, cuts, region, slab):  # type: ignore[no-untyped-def]
                 i += 1
 
 
-def _behind_sheets(one: Crossings, found: Regions, stride: int) -> np.ndarray:
-    """Points to add behind the crossings that have open air at both ends of their edge."""
+def _behind_sheets(one: Crossings, inside: np.ndarray, stride: int) -> np.ndarray:
+    """Points to add behind the crossings that have no inside point at either end of their edge."""
     start = np.flatnonzero(one.first)
-    open_low = found.of(one.point[start]) == 0
-    open_high = found.of(one.point[start] + stride) == 0
-    both = open_low & open_high
+    flat = inside.reshape(-1)
+    both = (flat[one.point[start]] == 0) & (flat[one.point[start] + stride] == 0)
     rising = np.add.reduceat(np.where(one.rising, 1, -1), start) if len(start) else np.zeros(0, np.int64)
     return (one.point[start] + np.where(rising < 0, stride, 0))[both]
 
@@ -263,15 +263,32 @@ def _kept_vertices(vertices: np.ndarray, lattice: Lattice, cells: np.ndarray) ->
     return hit, place[first[at[hit]]]
 
 
-def _solid(surface: Surface, lattice: Lattice, along: tuple[Crossings, ...], check: Check) -> np.ndarray:
-    """The well-composed inside without cavities, uint8 [nx, ny, nz]; never empty."""
-    found = regions((along[0].point, along[1].point, along[2].point), lattice, check=check)
-    inside = np.zeros(lattice.shape, np.uint8)
-    for x in range(0, lattice.shape[0], 16):
-        _fill_runs(inside, found.cuts, found.region, (x, min(x + 16, lattice.shape[0])))
+def _mark_inside(inside: np.ndarray, found: Regions, check: Check) -> None:
+    """Mark the points outside region 0."""
+    for x in range(0, len(inside), 16):
+        _fill_runs(inside, found.cuts, found.region, (x, min(x + 16, len(inside))))
         check()
-    for one in along:
-        _set_points(inside, _behind_sheets(one, found, lattice.strides[one.axis]))
+
+
+def _close_leaks(inside: np.ndarray, air: Air, check: Check) -> None:
+    """Mark the points that the open air reaches through leaks only."""
+    step = max(1, (1 << 22) // inside[0].size)
+    for x in range(0, len(inside), step):
+        slab = inside[x : x + step].reshape(-1)
+        points = np.flatnonzero(slab == 0)
+        slab[points[~air.open(points + x * inside[0].size)]] = 1
+        check()
+
+
+def _solid(surface: Surface, air: Air, check: Check) -> np.ndarray:
+    """The well-composed inside without cavities, uint8 [nx, ny, nz]; never empty."""
+    lattice = air.lattice
+    inside = np.zeros(lattice.shape, np.uint8)
+    _mark_inside(inside, air.found, check)
+    _close_leaks(inside, air, check)
+    sheets = [_behind_sheets(one, inside, lattice.strides[one.axis]) for one in air.along]
+    for points in sheets:
+        _set_points(inside, points)
     if not inside.any():  # smaller than a lattice step: the nearest points
         nearest = np.rint((surface.vertices - lattice.low) / lattice.step).astype(np.int64)
         _set_points(inside, nearest @ np.array(lattice.strides))
@@ -281,18 +298,14 @@ def _solid(surface: Surface, lattice: Lattice, along: tuple[Crossings, ...], che
     for stride in lattice.strides:
         walls.append(np.flatnonzero(flat[:-stride] != flat[stride:]))
         check()
-    found = regions((walls[0], walls[1], walls[2]), lattice, check=check)
-    for x in range(0, lattice.shape[0], 16):
-        _fill_runs(inside, found.cuts, found.region, (x, min(x + 16, lattice.shape[0])))
-        check()
+    _mark_inside(inside, regions((walls[0], walls[1], walls[2]), lattice, check=check), check)
     return inside
 
 
 def closed_solid(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     """A closed, outward wound 2-manifold without cavities around an oriented surface with at least one face."""
-    lattice = lattice_around(surface.vertices, voxel)
-    along = crossings(surface, lattice, check=check)
-    inside = _solid(surface, lattice, along, check)
+    air = open_air(surface, voxel=voxel, check=check)
+    lattice, inside = air.lattice, _solid(surface, air, check)
     edge_count, cell_bound = _net_size(inside)
     check()
     quads, edges = np.empty((edge_count, 4), np.int32), np.empty(edge_count, np.int64)
@@ -301,7 +314,7 @@ def closed_solid(surface: Surface, *, voxel: float, check: Check = go_on) -> Sur
     check()
     total, count = np.zeros((len(cells), 3)), np.zeros(len(cells), np.int32)
     known = np.ones(len(cells), dtype=bool)
-    _place_cells(quads, edges, axes, _depths(along, edges, axes), lattice.shape, total, count, known)
+    _place_cells(quads, edges, axes, _depths(air.along, edges, axes), lattice.shape, total, count, known)
     check()
     place = total / count[:, None]
     hit, kept = _kept_vertices(surface.vertices, lattice, cells)
