@@ -273,7 +273,8 @@ def test_checkpoint_of_another_repository(tmp_path: Path, monkeypatch: pytest.Mo
         return tmp_path / name
 
     monkeypatch.setattr(weights, "_download", download)
-    weights.Source(tmp_path).checkpoint("microsoft/TRELLIS-image-large/ckpts/ss_dec")
+    for ending in (".json", ".safetensors"):
+        weights.Source(tmp_path).checkpoint("microsoft/TRELLIS-image-large/ckpts/ss_dec", ending)
     other = "microsoft/TRELLIS-image-large"
     assert asked == [(other, "ckpts/ss_dec.json"), (other, "ckpts/ss_dec.safetensors")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -20,7 +21,7 @@ _EDGES = tuple(
 )
 
 
-def field(p: torch.Tensor, walls: int) -> torch.Tensor:
+def field(p: torch.Tensor, walls: int, radius: float = _RADIUS) -> torch.Tensor:
     """Signed value [...] of a ball with rounded bumps and fine grooves at points [..., 3]; negative inside.
 
     walls 1: the solid's one surface; 2: a hollow shell, whose inner wall is the doubled wall of real decodings.
@@ -29,29 +30,32 @@ def field(p: torch.Tensor, walls: int) -> torch.Tensor:
     distance = (x * x + y * y + z * z).sqrt()
     bumps = 0.02 * torch.sin(14 * x) * torch.sin(14 * y) * torch.sin(14 * z)
     grooves = 0.0015 * torch.sin(90 * x + 30 * torch.sin(5 * y)) * torch.sin(80 * z)
-    value = distance - _RADIUS - bumps - grooves
+    value = distance - radius - bumps - grooves
     return value if walls == 1 else value.add(_WALL).abs() - _WALL
 
 
-def synthetic_asset(resolution: int, *, walls: int = 1, device: torch.device | str = "cpu") -> OVoxel:
+def synthetic_asset(
+    resolution: int, *, walls: int = 1, radius: float = _RADIUS, device: torch.device | str = "cpu"
+) -> OVoxel:
     """The level set of `field` as an O-Voxel asset with striped PBR attributes, float32 on `device`.
 
     About 4.9 R^2 decoded faces with one wall, 9 R^2 with two. Deterministic on each device.
     """
     slab = max(1, _SLAB_CORNERS // (resolution + 1) ** 2)
-    parts = [_slab(a, min(a + slab, resolution), resolution, walls, device) for a in range(0, resolution, slab)]
+    level = functools.partial(field, walls=walls, radius=radius)
+    parts = [_slab(a, min(a + slab, resolution), resolution, level, device) for a in range(0, resolution, slab)]
     coords, dual, crossed = (torch.cat(values) for values in zip(*parts, strict=True))
     grid = DualGrid(coords, dual, crossed, None, resolution)
     return OVoxel(grid, _attributes((coords + dual) / resolution - 0.5))
 
 
 def _slab(
-    start: int, stop: int, resolution: int, walls: int, device: torch.device | str
+    start: int, stop: int, resolution: int, level: Callable[[torch.Tensor], torch.Tensor], device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(coords, dual, crossed) of the active voxels with start <= x < stop."""
     line = torch.arange(resolution + 1, device=device, dtype=torch.float32) / resolution - 0.5
     corners = torch.stack(torch.meshgrid(line[start : stop + 1], line, line, indexing="ij"), dim=-1)
-    value = field(corners, walls)
+    value = level(corners)
     inside = value < 0
     some, every = _over_corners(inside, torch.logical_or), _over_corners(inside, torch.logical_and)
     local = torch.argwhere(some & ~every)

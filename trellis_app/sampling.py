@@ -52,6 +52,13 @@ def schedule(steps: int, rescale_t: float) -> list[float]:
     return (rescale_t * even / (1 + (rescale_t - 1) * even)).tolist()
 
 
+def forward_passes(settings: SamplerSettings) -> int:
+    """How often a run calls its flow model: guided steps call it twice."""
+    low, high = settings.guidance_interval
+    guided = settings.guidance_strength not in (0.0, 1.0)
+    return sum(2 if guided and low <= t <= high else 1 for t in schedule(settings.steps, settings.rescale_t)[:-1])
+
+
 def sample(velocity: Velocity[State], noise: State, settings: SamplerSettings) -> Iterator[SampleStep[State]]:
     """Integrate from noise to data; yields after every step, the last `x_t` is the result.
 

@@ -46,15 +46,15 @@ class Source:
             raise BundleError(f"There is no file {path}.", "Download the bundle again or name another folder.")
         return path
 
-    def checkpoint(self, stem: str) -> tuple[Path, Path]:
-        """JSON and weights of a checkpoint: in the bundle itself, else `owner/name/path` on the hub."""
+    def checkpoint(self, stem: str, ending: str) -> Path:
+        """One file of a checkpoint (".json" or ".safetensors"): in the bundle itself, else `owner/name/path`."""
         try:
-            return self.file(f"{stem}.json"), self.file(f"{stem}.safetensors")
+            return self.file(stem + ending)
         except BundleError:
             owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
             if not rest:
                 raise
-            return _download(owner_name, f"{rest}.json"), _download(owner_name, f"{rest}.safetensors")
+            return _download(owner_name, rest + ending)
 
 
 class Bundle:
@@ -108,12 +108,13 @@ class Bundle:
     def weight_bytes(self, key: str, device: torch.device | str) -> int:
         """Bytes that a model's weights take on a device, from its JSON alone."""
         stem = self.config.models[key]
-        module = build_empty(self.source.checkpoint(stem)[0], torch.device(device))
+        module = build_empty(self.source.checkpoint(stem, ".json"), torch.device(device))
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
     def _load(self, stem: str, device: torch.device) -> nn.Module:
         if stem not in self._loaded:
-            self._loaded[stem] = load_checkpoint(*self.source.checkpoint(stem), device)
+            files = [self.source.checkpoint(stem, ending) for ending in (".json", ".safetensors")]
+            self._loaded[stem] = load_checkpoint(*files, device)
         return self._loaded[stem]
 
 

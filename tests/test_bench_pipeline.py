@@ -1,0 +1,66 @@
+"""The full-size benchmark at a tiny size: steered decoders give the target, every stage is measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trellis_app import bench_pipeline, released
+from trellis_app.bench_models import Target
+from trellis_app.settings import SamplerSettings
+from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.types import MaterialLatent, ShapeLatent
+
+CPU = torch.device("cpu")
+TINY = {"model_channels": 48, "cond_channels": 1024, "num_blocks": 1, "num_heads": 3, "resolution": 8, "mlp_ratio": 2.0}
+TINY_DECODER = {"model_channels": [32, 32, 16, 16, 16], "num_blocks": [0, 0, 0, 0, 0]}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The released bundle with narrow models."""
+
+    def shrunk(checkpoint: released.Checkpoint) -> released.Checkpoint:
+        if "Flow" in checkpoint.name:
+            return replace(checkpoint, args={**checkpoint.args, **TINY})
+        if checkpoint.name == "SparseStructureDecoder":
+            return replace(checkpoint, args={**checkpoint.args, "channels": [8, 4, 4]})
+        return replace(checkpoint, args={**checkpoint.args, **TINY_DECODER})
+
+    monkeypatch.setattr(released, "CHECKPOINTS", {k: shrunk(c) for k, c in released.CHECKPOINTS.items()})
+
+
+def test_every_stage_is_measured(tiny: None, tmp_path: Path) -> None:
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    target, coarse = (Target.of(side, CPU, radius=0.34) for side in (64, 48))
+    runs = [bench.run("1024_cascade", (target, coarse), None) for _ in range(2)]
+    assert [stage.name for stage in runs[0]] == [
+        "structure", "coarse shape flow", "cascade", "shape flow", "shape decoder", "material flow", "material decoder",
+    ]  # fmt: skip
+    rows = {stage.name: stage.rows for stage in runs[1]}
+    assert rows["shape decoder"] == rows["material decoder"] == len(target.asset.attributes)
+    assert rows["shape flow"] == len(target.coords)
+    summary = bench_pipeline.summary(runs[0], runs[1:], runs[1])
+    assert "material decoder" in bench_pipeline.table({"1024_cascade": summary})
+
+
+@torch.inference_mode()
+def test_decoders_give_the_target(tiny: None, tmp_path: Path) -> None:
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    target = Target.of(48, CPU, radius=0.34, walls=2)
+    bench.steering.target = target
+    latent = SparseTensor(torch.zeros(len(target.coords), 32), target.coords)
+    grid, guides = bench.pipeline.decode_shape(ShapeLatent(latent, 48))
+    expected = target.asset.grid
+    assert torch.equal(grid.coords, expected.coords[target.rows])
+    assert torch.equal(grid.crossed, expected.crossed[target.rows])
+    torch.testing.assert_close(grid.dual, expected.dual[target.rows], atol=1e-4, rtol=0)
+    asset = bench.pipeline.decode_material(MaterialLatent(latent, 48), grid, guides)
+    torch.testing.assert_close(asset.attributes, target.asset.attributes[target.rows], atol=1e-5, rtol=0)
+
+
+def test_floor() -> None:
+    """The baseline's floor of the shape flow at 21,000 tokens, 21 forward passes."""
+    sampler = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.5, rescale_t=3.0, guidance_interval=(0.6, 1.0))
+    assert bench_pipeline.flow_floor(21_000, 4101, sampler) == pytest.approx(4.0, abs=0.2)

@@ -1,0 +1,133 @@
+"""The released models with random weights, steered to decode a known surface: what `bench pipeline` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from trellis_app.bench_assets import synthetic_asset
+from trellis_app.manifest import LATENT_FACTOR
+from trellis_app.models.material_vae import MaterialDecoder, material_features
+from trellis_app.models.shape_vae import ShapeDecoder
+from trellis_app.models.sparse_unet import UpBlock
+from trellis_app.released import write_descriptions
+from trellis_app.sparse.tensor import SpatialCache
+from trellis_app.types import OVoxel
+from trellis_app.weights import Bundle, Source, build_empty
+
+_LEVELS = 4  # doublings of a decoder
+_KEY_BITS = 16
+
+
+class RandomBundle(Bundle):
+    """The released bundle without its files: models come with random weights made on the device in their precision."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: an empty folder for the descriptions."""
+        write_descriptions(folder)
+        super().__init__("random weights of the released size", Source(folder))
+
+    def _load(self, stem: str, device: torch.device) -> nn.Module:
+        if stem not in self._loaded:
+            module = build_empty(self.source.file(f"{stem}.json"), device)
+            self._loaded[stem] = randomised(module.to_empty(device=device)).requires_grad_(False).eval()
+        return self._loaded[stem]
+
+
+@torch.no_grad()
+def randomised(module: nn.Module) -> nn.Module:
+    """The module with weights that keep activations near 1: spread 1 / sqrt(inputs), norms 1, biases near 0."""
+    for name, parameter in module.named_parameters():
+        generator = torch.Generator(parameter.device).manual_seed(len(name) + parameter.numel())
+        if parameter.ndim >= 2 and not name.endswith("gamma"):
+            parameter.normal_(0.0, (parameter[0].numel()) ** -0.5, generator=generator)
+        elif name.endswith(("gamma", "weight")):
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, 0.02, generator=generator)
+    return module
+
+
+class RandomTokens:
+    """Stands for the image encoder: as many tokens as DINOv3 gives, drawn at random."""
+
+    def __init__(self, device: torch.device, channels: int = 1024) -> None:
+        self._device, self._channels = device, channels
+
+    def encode(self, pictures: Sequence[Image.Image], size: int) -> torch.Tensor:
+        """float32 [B, 5 + (size / 16)^2, C]."""
+        generator = torch.Generator().manual_seed(size)
+        tokens = torch.randn(len(pictures), 5 + (size // 16) ** 2, self._channels, generator=generator)
+        return tokens.to(self._device)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A surface that the decoders are made to give, and what they see of it at each level."""
+
+    asset: OVoxel
+    coords: torch.Tensor  # int32 [N, 4] latent voxels, lexicographic
+    masks: tuple[torch.Tensor, ...]  # per level bool [P, 8]: existing children, rows in the decoder's order
+    rows: torch.Tensor  # int64 [M] row of the asset at each row of the decoder's output
+
+    @classmethod
+    def of(cls, resolution: int, device: torch.device, *, radius: float, walls: int = 1) -> Target:
+        """The synthetic surface at a resolution; the radius decides the number of tokens."""
+        asset = synthetic_asset(resolution, walls=walls, radius=radius, device=device)
+        fine = torch.nn.functional.pad(asset.grid.coords, (1, 0)).int()
+        coords = torch.unique(fine // torch.tensor([1, *3 * [LATENT_FACTOR]], device=device, dtype=torch.int32), dim=0)
+        cache, masks = SpatialCache(coords), []
+        octants = torch.tensor([[0, s & 1, s >> 1 & 1, s >> 2 & 1] for s in range(8)], device=device)
+        for level in range(1, _LEVELS + 1):
+            present = torch.unique(_keys(fine >> (_LEVELS - level)))
+            children = _keys(cache.coords[:, None] * 2 + octants)
+            at = torch.searchsorted(present, children).clamp_max(len(present) - 1)
+            masks.append(present[at] == children)
+            cache = cache.subdivide(masks[-1]).cache
+        order = torch.argsort(_keys(fine))
+        rows = order[torch.searchsorted(_keys(fine)[order], _keys(cache.coords))]
+        return cls(asset, coords, tuple(masks), rows)
+
+
+def _keys(coords: torch.Tensor) -> torch.Tensor:
+    """int64 sort keys of x, y, z in the last three columns."""
+    x, y, z = coords[..., 1:].long().unbind(-1)
+    return (x << 2 * _KEY_BITS) | (y << _KEY_BITS) | z
+
+
+class Steering:
+    """Hooks on the decoders that replace what random weights would say by what the target has."""
+
+    def __init__(self, shape: ShapeDecoder, material: MaterialDecoder) -> None:
+        self.target: Target | None = None
+        ups = [block for block in shape.modules() if isinstance(block, UpBlock)]
+        for level, block in enumerate(ups):
+            assert block.to_subdiv is not None
+            block.to_subdiv.register_forward_hook(self._subdivision(level))
+        shape.output_layer.register_forward_hook(lambda _m, _i, out: self._geometry(out))
+        material.output_layer.register_forward_hook(lambda _m, _i, out: self._attributes(out))
+
+    def _subdivision(self, level: int) -> Any:
+        def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
+            assert self.target is not None
+            return self.target.masks[level].to(out.dtype) - 0.5
+
+        return replace
+
+    def _geometry(self, out: torch.Tensor) -> torch.Tensor:
+        """Raw channels whose activations are the target's dual vertices and crossed edges (margin 0.5)."""
+        assert self.target is not None
+        grid, rows = self.target.asset.grid, self.target.rows
+        share = (grid.dual[rows] + 0.5) / 2
+        crossed = grid.crossed[rows].to(out.dtype) - 0.5
+        return torch.cat([torch.logit(share, eps=1e-6), crossed, torch.zeros_like(crossed[:, :1])], dim=1)
+
+    def _attributes(self, out: torch.Tensor) -> torch.Tensor:
+        assert self.target is not None
+        return material_features(self.target.asset.attributes[self.target.rows]).to(out.dtype)

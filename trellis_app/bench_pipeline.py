@@ -1,0 +1,235 @@
+"""Seconds and memory of every stage at the released size, with random weights: the `bench pipeline` command.
+
+The decoders are steered to a synthetic surface (bench_assets), so token and voxel counts are those of real assets, and
+the finished mesh is a real one. Weights decide nothing about the time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from trellis_app.bench import commit, machine
+from trellis_app.bench_models import RandomBundle, RandomTokens, Steering, Target
+from trellis_app.image.background import NoMatte
+from trellis_app.manifest import CASCADES
+from trellis_app.models.material_vae import MaterialDecoder
+from trellis_app.models.shape_vae import ShapeDecoder
+from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords
+from trellis_app.progress import RunClock
+from trellis_app.sampling import forward_passes
+from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
+from trellis_app.types import PreparedImage, ShapeLatent, Stage
+
+GB = 1e9
+RADIUS = 0.340  # of the synthetic surface: about 2,270 / 9,160 / 20,700 latent voxels at 512^3 / 1024^3 / 1536^3
+OTHER_RADIUS = 0.333  # another number of tokens
+TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
+LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
+STRUCTURE_TOKENS = 16**3
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of one run."""
+
+    name: str
+    rows: int  # tokens of a flow, voxels of a decoder, triangles of the finished mesh
+    seconds: float
+    peak_gb: float  # of the allocator, weights that stay included
+    floor: float | None = None  # seconds below which no bf16 version of a flow can go
+
+
+@dataclass
+class StageTimer:
+    """Measures stage after stage, the device idle before and after each."""
+
+    device: torch.device
+    runs: list[StageRun] = field(default_factory=list)
+
+    def measure(
+        self, name: str, work: Callable[[], Value], rows: Callable[[Value], int], floor: float | None = None
+    ) -> Value:
+        """The value of `work()`; its time and memory are added to `runs`."""
+        settle(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        value = work()
+        settle(self.device)
+        seconds = time.perf_counter() - start
+        peak = torch.cuda.max_memory_allocated(self.device) / GB if self.device.type == "cuda" else 0.0
+        self.runs.append(StageRun(name, rows(value), seconds, peak, floor))
+        return value
+
+
+def settle(device: torch.device) -> None:
+    """Wait for everything queued on a CUDA device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def flow_floor(tokens: int, picture_tokens: int, sampler: SamplerSettings) -> float:
+    """Seconds of arithmetic of one flow (perf/baseline.md): linear layers, self-attention, cross-attention."""
+    each = tokens * (2 * LINEAR_PARAMETERS + 4 * WIDTH * BLOCKS * (tokens + picture_tokens))
+    return forward_passes(sampler) * each / (TERAFLOPS * 1e12)
+
+
+class PipelineBench:
+    """The released pipeline with random weights on one device."""
+
+    def __init__(self, folder: Path, device: torch.device, memory_budget_gb: float | None) -> None:
+        self.device = device
+        self.pipeline = ImageTo3D(
+            RandomBundle(folder), device, encoder=RandomTokens(device), matte=NoMatte(),
+            memory_budget_gb=memory_budget_gb,
+        )  # fmt: skip
+        shape, material = (self.pipeline.bundle.model(f"{part}_slat_decoder", device) for part in ("shape", "tex"))
+        assert isinstance(shape, ShapeDecoder)
+        assert isinstance(material, MaterialDecoder)
+        self.steering = Steering(shape, material)
+
+    def targets(self, preset: str, radius: float, walls: int) -> tuple[Target, Target | None]:
+        """The surface that a preset ends with, and the one its coarse pass gives."""
+        options = {"radius": radius, "walls": walls}
+        if preset in CASCADES:
+            return (
+                Target.of(CASCADES[preset], self.device, **options),  # type: ignore[arg-type]
+                Target.of(512, self.device, **options),  # type: ignore[arg-type]
+            )
+        return Target.of(int(preset), self.device, **options), None  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def run(self, preset: str, targets: tuple[Target, Target | None], finish: FinishOptions | None) -> list[StageRun]:
+        """All stages once."""
+        pipeline, timer, (target, coarse) = self.pipeline, StageTimer(self.device), targets
+        request = pipeline.resolved(GenerationRequest(preset=preset, seed=1))
+        blank = PreparedImage(Image.new("RGBA", (8, 8)), Image.new("RGB", (8, 8)))
+        run = pipeline.begin(blank, request, RunClock())
+        samplers = pipeline.samplers(request)
+        timer.measure(
+            "structure", lambda: self._structure(run), lambda _: STRUCTURE_TOKENS,
+            flow_floor(STRUCTURE_TOKENS, 1029, samplers[Stage.STRUCTURE]),
+        )  # fmt: skip
+        size, side = run.preset.first, 1029 if run.preset.first == 512 else 4101
+        if coarse is not None:
+            floor = flow_floor(len(coarse.coords), side, samplers[Stage.SHAPE])
+            low = timer.measure(
+                "coarse shape flow", lambda: last(pipeline._shape_latent(coarse.coords, size, run)),
+                lambda latent: len(latent.coords), floor,
+            )  # fmt: skip
+            self.steering.target, size, side = coarse, CASCADE_FLOOR, 4101
+            timer.measure("cascade", lambda: self._cascade(low, run), len)
+        self.steering.target = target
+        floor = flow_floor(len(target.coords), side, samplers[Stage.SHAPE])
+        latent = timer.measure(
+            "shape flow", lambda: last(pipeline._shape_latent(target.coords, size, run)), lambda x: len(x.coords), floor
+        )
+        shape = ShapeLatent(latent, target.asset.grid.resolution)
+        grid, guides = timer.measure(
+            "shape decoder", lambda: pipeline.decode_shape(shape), lambda found: len(found[0].coords)
+        )
+        floor = flow_floor(len(target.coords), side, samplers[Stage.MATERIAL])
+        material = timer.measure(
+            "material flow", lambda: last(pipeline.material(shape, run)), lambda found: len(found.latent.coords), floor
+        )
+        asset = timer.measure(
+            "material decoder", lambda: pipeline.decode_material(material, grid, guides), lambda x: len(x.attributes)
+        )
+        if finish is not None:
+            del latent, shape, guides, material
+            timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock())), len)
+        return timer.runs
+
+    def _structure(self, run: Run) -> None:
+        last(self.pipeline.structure(run))
+
+    def _cascade(self, low: Any, run: Run) -> torch.Tensor:
+        with self.pipeline._resident("shape_slat_decoder", ShapeDecoder) as decoder:
+            voxels = decoder.upsample(low.fresh(), 4)
+        return cascade_coords(voxels, 512, run.preset.resolution, run.request.max_tokens)[0]
+
+
+def last(stage: Generator[Any, None, Value]) -> Value:
+    """What a stage returns."""
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value
+
+
+@contextmanager
+def bench_on(device: torch.device, memory_budget_gb: float | None) -> Generator[PipelineBench, None, None]:
+    """A bench whose process may not take more than the budget of the device's memory."""
+    if memory_budget_gb is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_budget_gb * GB / total), device)
+    with tempfile.TemporaryDirectory() as folder:
+        yield PipelineBench(Path(folder), device, memory_budget_gb)
+
+
+def bench_pipeline(
+    presets: list[str], device: torch.device, *, runs: int = 3, memory_budget_gb: float | None = None,
+    finish: FinishOptions | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Each preset `runs` times after a first one, and once with another number of tokens."""
+    report: dict[str, Any] = {}
+    with bench_on(device, memory_budget_gb) as bench:
+        for preset in presets:
+            targets = bench.targets(preset, RADIUS, 1)
+            first, *warm = [bench.run(preset, targets, finish) for _ in range(runs + 1)]
+            targets = bench.targets(preset, OTHER_RADIUS, 1)
+            report[preset] = summary(first, warm, bench.run(preset, targets, None))
+            del targets
+    return {**report, "memory_budget_gb": memory_budget_gb, "machine": machine(str(device)), "commit": commit()}
+
+
+def summary(first: list[StageRun], warm: list[list[StageRun]], other: list[StageRun]) -> dict[str, Any]:
+    """Medians of each stage, the very first run and the first one with another number of tokens beside them."""
+    stages = []
+    for index, stage in enumerate(first):
+        same = [run[index] for run in warm]
+        seconds = statistics.median(run.seconds for run in same)
+        stages.append(
+            {
+                "stage": stage.name,
+                "rows": same[0].rows,
+                "seconds": round(seconds, 4),
+                "share_of_floor": None if stage.floor is None else round(stage.floor / seconds, 3),
+                "peak_gb": round(max(run.peak_gb for run in same), 2),
+                "first_seconds": round(stage.seconds, 3),
+                "other_count_seconds": round(other[index].seconds, 4) if index < len(other) else None,
+            }
+        )
+    total = statistics.median(sum(stage.seconds for stage in run) for run in warm)
+    return {"stages": stages, "total_seconds": round(total, 3), "runs": [[asdict(s) for s in run] for run in warm]}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for reading."""
+    head = f"{'preset':<13} {'stage':<18} {'rows':>9} {'seconds':>8} {'floor':>6} {'GB':>6} {'first':>8} {'other':>8}"
+    lines = [head]
+    for preset, result in report.items():
+        if not isinstance(result, dict) or "stages" not in result:
+            continue
+        for s in result["stages"]:
+            share = "" if s["share_of_floor"] is None else f"{s['share_of_floor']:.0%}"
+            other = "" if s["other_count_seconds"] is None else f"{s['other_count_seconds']:.3f}"
+            lines.append(
+                f"{preset:<13} {s['stage']:<18} {s['rows']:>9,} {s['seconds']:>8.3f} {share:>6} {s['peak_gb']:>6.2f} "
+                f"{s['first_seconds']:>8.3f} {other:>8}"
+            )
+        lines.append(f"{preset:<13} {'all stages':<18} {'':>9} {result['total_seconds']:>8.3f}")
+    return "\n".join(lines)
