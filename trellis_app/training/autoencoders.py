@@ -155,9 +155,7 @@ class AutoencoderRecipe:
         """Endless batches of about `voxels_per_step` fine voxels, drawn from the replay buffer."""
         settings = self.settings
         stream = self.source.stream(process, views=1, view_side=32)
-        if (
-            process.first and process.device.type == "cuda"
-        ):  # beside the training: validation need not wait
+        if process.first and process.device.type == "cuda":  # beside the training: validation need not wait
             threading.Thread(target=self.source.held_out, daemon=True).start()
         fitting = (s for s in stream if len(s.coords) <= settings.max_voxels)
         buffer = ReplayBuffer(
