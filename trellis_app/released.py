@@ -106,7 +106,7 @@ def _sampler(strength: float, rescale: float, interval: tuple[float, float], res
 
 
 def manifest(models: Mapping[str, str]) -> dict[str, Any]:
-    """The document of the released `pipeline.json` for models at these stems, with normalisation by mean 0, spread 1."""
+    """The document of the released `pipeline.json` for models at these stems, normalisation by mean 0, spread 1."""
     plain = {"mean": [0.0] * 32, "std": [1.0] * 32}
     args = {
         "models": dict(models),

@@ -113,8 +113,8 @@ class Bundle:
 
     def _load(self, stem: str, device: torch.device) -> nn.Module:
         if stem not in self._loaded:
-            files = [self.source.checkpoint(stem, ending) for ending in (".json", ".safetensors")]
-            self._loaded[stem] = load_checkpoint(*files, device)
+            description, weights = (self.source.checkpoint(stem, ending) for ending in (".json", ".safetensors"))
+            self._loaded[stem] = load_checkpoint(description, weights, device)
         return self._loaded[stem]
 
 
