@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
+    from trellis_app.mesh.health import HealthReport
     from trellis_app.sparse.tensor import SparseTensor
 
 ATTRIBUTE_SLICES = {"base_color": slice(0, 3), "metallic": slice(3, 4), "roughness": slice(4, 5), "alpha": slice(5, 6)}
@@ -130,6 +131,7 @@ class FinishedAsset:
     translucent_faces: int = 0  # how many of the last faces are translucent (alpha mode BLEND)
     double_sided: bool = True  # False where every face is seen from outside only (closed surface)
     counts: dict[str, int] = field(default_factory=dict)  # mesh counts of each finishing step, for the sidecar
+    health: HealthReport | None = None  # of the mesh as written
     notes: tuple[str, ...] = ()  # sentences on how it was made, for the sidecar
 
 

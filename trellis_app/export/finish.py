@@ -1,6 +1,6 @@
 """The steps from an O-Voxel asset to what exporters write, in order.
 
-OVoxel ─surface▶ ─repair▶ ─simplify▶ ─unwrap▶ ─bake▶ ─pack▶ FinishedAsset
+OVoxel ─surface▶ ─clean (surface mode)▶ ─simplify▶ ─unwrap▶ ─bake▶ ─pack▶ FinishedAsset
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from trellis_app.errors import EmptyAssetError
 from trellis_app.mesh.bake import Sampler, bake
 from trellis_app.mesh.bvh import build_tree
 from trellis_app.mesh.health import report
+from trellis_app.mesh.modes import prepare_surface
 from trellis_app.mesh.normals import crease_normals
-from trellis_app.mesh.repair import repair
 from trellis_app.mesh.simplify import simplify
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.unwrap import Atlas, unwrap
@@ -46,7 +46,7 @@ def decoded_surface(asset: OVoxel) -> Surface:
 
 
 def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> Iterator[FinishStep]:
-    """Repair, simplify, unwrap and bake; yields after every step, the asset with the last. Deterministic.
+    """Clean, simplify, unwrap and bake; yields after every step, the asset with the last. Deterministic.
 
     check: called inside the steps; it raises to stop them. Raises EmptyAssetError when no face is left to finish.
     """
@@ -58,10 +58,10 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     decoded = decoded_surface(asset)
     counts["decoded_faces"] = len(decoded.faces)
     yield step(1)
-    full = repair(decoded, voxel=1.0 / asset.grid.resolution)
+    full = prepare_surface(decoded, options.surface, voxel=1.0 / asset.grid.resolution, check=check)
     if not len(full.faces):
         raise EmptyAssetError("Nothing of the shape was left after cleaning.", "Try another seed or another picture.")
-    counts["repaired_faces"] = len(full.faces)
+    counts["cleaned_faces"] = len(full.faces)
     yield step(2)
     surface = simplify(full, options.faces)
     yield step(3)
@@ -81,7 +81,8 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
         colors[:, 3] = 255
     finished = FinishedAsset(
         vertices, faces[order], normals, uvs, colors, baked.textures,
-        translucent_faces=int(baked.translucent.sum()), double_sided=not health.watertight, counts=counts,
+        translucent_faces=int(baked.translucent.sum()), double_sided=not health.watertight,
+        counts=counts, health=health,
     )  # fmt: skip
     yield step(6, finished)
 
