@@ -168,6 +168,14 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--device", default="auto")
     export.add_argument("--runs", type=int, default=3)
     export.set_defaults(run=_bench_export)
+    pipeline = kinds.add_parser("pipeline", help="every stage at the size of the released models, on a GPU")
+    pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
+    pipeline.add_argument("--resolution", default="512,1024,1536", help="comma-separated; 1024 and 1536 by cascade")
+    pipeline.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
+    pipeline.add_argument("--no-finish", action="store_true", help="stop before the mesh is simplified and textured")
+    pipeline.add_argument("--device", default="auto")
+    pipeline.add_argument("--runs", type=int, default=3)
+    pipeline.set_defaults(run=_bench_pipeline)
 
 
 def _bench_generate(options: argparse.Namespace) -> int:
@@ -185,6 +193,18 @@ def _bench_export(options: argparse.Namespace) -> int:
     sizes = [int(size) for size in options.resolution.split(",")]
     device = str(choose_device(options.device))
     report = bench_export(sizes, finish, runs=options.runs, device=device, walls=options.walls)
+    print(table(report), file=sys.stderr)
+    print(json.dumps(report))
+    return 0
+
+
+def _bench_pipeline(options: argparse.Namespace) -> int:
+    from trellis_app.bench_pipeline import PipelineOptions, bench_pipeline, table
+    from trellis_app.pipeline import choose_device
+
+    finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
+    chosen = PipelineOptions(options.runs, options.memory_budget, finish)
+    report = bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
     return 0

@@ -36,6 +36,7 @@ OTHER_RADIUS = 0.333  # another number of tokens
 TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
 LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
 STRUCTURE_TOKENS = 16**3
+PRESETS = {"1024": "1024_cascade", "1536": "1536_cascade"}
 
 Value = TypeVar("Value")
 
@@ -180,20 +181,26 @@ def bench_on(device: torch.device, memory_budget_gb: float | None) -> Generator[
         yield PipelineBench(Path(folder), device, memory_budget_gb)
 
 
-def bench_pipeline(
-    presets: list[str], device: torch.device, *, runs: int = 3, memory_budget_gb: float | None = None,
-    finish: FinishOptions | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Each preset `runs` times after a first one, and once with another number of tokens."""
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What is measured."""
+
+    runs: int = 3
+    memory_budget_gb: float | None = None
+    finish: FinishOptions | None = None  # None: stop before finishing
+
+
+def bench_pipeline(resolutions: list[str], device: torch.device, options: PipelineOptions) -> dict[str, Any]:
+    """Each resolution `runs` times after a first one, and once with another number of tokens."""
     report: dict[str, Any] = {}
-    with bench_on(device, memory_budget_gb) as bench:
-        for preset in presets:
+    with bench_on(device, options.memory_budget_gb) as bench:
+        for preset in (PRESETS.get(name, name) for name in resolutions):
             targets = bench.targets(preset, RADIUS, 1)
-            first, *warm = [bench.run(preset, targets, finish) for _ in range(runs + 1)]
+            first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
             targets = bench.targets(preset, OTHER_RADIUS, 1)
             report[preset] = summary(first, warm, bench.run(preset, targets, None))
             del targets
-    return {**report, "memory_budget_gb": memory_budget_gb, "machine": machine(str(device)), "commit": commit()}
+    return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
 
 
 def summary(first: list[StageRun], warm: list[list[StageRun]], other: list[StageRun]) -> dict[str, Any]:
