@@ -14,8 +14,10 @@ from PIL import Image
 
 from trellis_app.errors import TrellisError
 from trellis_app.image.cutout import CutoutOptions
+from trellis_app.mesh.user_mesh import UserMesh
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import AppSettings, GenerationRequest, app_settings
+from trellis_app.texturing import TextureOptions, texture
 from trellis_app.types import PreparedImage, StageEvent
 from trellis_app.ui.build import build_ui, launch_options
 from trellis_app.ui.handlers import Work
@@ -47,6 +49,14 @@ def generate(prepared: PreparedImage, request: GenerationRequest) -> Generator[S
     yield from PIPELINE.generate(prepared, request)
 
 
+@spaces.GPU(duration=120)
+def colour(
+    mesh: UserMesh, prepared: PreparedImage, request: GenerationRequest, options: TextureOptions
+) -> Generator[StageEvent, None, None]:
+    """The material stage on a given mesh; a Space lends a GPU for it."""
+    yield from texture(PIPELINE, mesh, prepared, request, options)
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -57,4 +67,4 @@ if __name__ == "__main__":
     except TrellisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    build_ui(Work(PIPELINE, prepare, generate), SETTINGS).launch(**launch_options(SETTINGS))
+    build_ui(Work(PIPELINE, prepare, generate, colour), SETTINGS).launch(**launch_options(SETTINGS))

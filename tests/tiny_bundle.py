@@ -33,6 +33,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "shape_slat_decoder": ("FlexiDualGridVaeDecoder", _DECODER),
     "tex_slat_flow_model_64": ("SLatFlowModel", {**_FLOW, "in_channels": 2 * CHANNELS}),
     "tex_slat_decoder": ("SparseUnetVaeDecoder", {**_DECODER, "pred_subdiv": False}),
+    "shape_slat_encoder": (
+        "FlexiDualGridVaeEncoder",
+        {"model_channels": [8, 8, 16, 16, 32], "latent_channels": CHANNELS, "num_blocks": [0, 0, 0, 0, 1]},
+    ),
 }
 _PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "image_encoder": (

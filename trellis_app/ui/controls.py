@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
-from trellis_app.settings import FinishOptions, SamplerSettings
+from trellis_app.settings import FileOptions, FinishOptions, SamplerSettings
 
-Settings = TypeVar("Settings", SamplerSettings, FinishOptions)
-
-ALPHA_CHOICES = [("Automatic", "auto"), ("None", "opaque"), ("Cut out", "mask"), ("See-through", "blend")]
+Settings = SamplerSettings | FinishOptions | FileOptions
 
 
-def ranged_fields(settings: SamplerSettings | FinishOptions) -> tuple[str, ...]:
+def ranged_fields(settings: Settings) -> tuple[str, ...]:
     """Names of the fields that become sliders, in the order of the dataclass."""
     return tuple(entry.name for entry in fields(settings) if "low" in entry.metadata)
 
 
-def sliders(settings: SamplerSettings | FinishOptions, *, prefix: str) -> list[gr.Slider]:
+def sliders(settings: Settings, *, prefix: str) -> list[gr.Slider]:
     """One slider a ranged field, at the value of `settings`; `prefix` starts the element ids."""
     made = []
     for entry in fields(settings):
@@ -41,7 +39,7 @@ def sliders(settings: SamplerSettings | FinishOptions, *, prefix: str) -> list[g
     return made
 
 
-def with_values(settings: Settings, values: Sequence[float]) -> Settings:
+def with_values(settings: SamplerSettings, values: Sequence[float]) -> SamplerSettings:
     """`settings` with its ranged fields replaced by slider values, in order; whole-number fields stay whole.
 
     Raises SettingsError when a value is out of range.

@@ -19,16 +19,22 @@ EXAMPLE_SIDE = 144
 def cutout_card(prepared: PreparedImage | None) -> dict[str, object]:
     """Value of the card for a prepared picture, or for none."""
     if prepared is None:
-        return {"state": "empty", "picture": "", "title": "", "notes": []}
+        return {"state": "empty", "picture": "", "alt": "", "title": "", "notes": []}
     title = "Cut-out: have a look" if prepared.warnings else "Cut-out ready"
     notes = list(prepared.warnings) or ["This is what the model sees."]
     picture = thumb_uri(prepared.cutout, CUTOUT_SIDE)
-    return {"state": "warning" if prepared.warnings else "ready", "picture": picture, "title": title, "notes": notes}
+    return {
+        "state": "warning" if prepared.warnings else "ready",
+        "picture": picture,
+        "alt": "The object cut out of your picture",
+        "title": title,
+        "notes": notes,
+    }
 
 
 def refused_card(error: TrellisError) -> dict[str, object]:
-    """Value of the card for a picture that cannot be used: what happened, what to do."""
-    return {"state": "refused", "picture": "", "title": plain(error.what), "notes": [plain(error.to_do)]}
+    """Value of the card for a picture or mesh that cannot be used: what happened, what to do."""
+    return {"state": "refused", "picture": "", "alt": "", "title": plain(error.what), "notes": [plain(error.to_do)]}
 
 
 def example_pictures() -> list[Path]:

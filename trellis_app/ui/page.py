@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components.base import Component
 from gradio.data_classes import ImageData
 
 STATIC = Path(__file__).parent / "static"
+FRONT_CAMERA = (75, 72, None)  # degrees: a little to the right of and above the side seen in the picture
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,23 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class MeshPanel:
+    """The mesh to be textured, in place of one that is made."""
+
+    frame: gr.Column  # hidden while an asset is to be made
+    upload: gr.File
+    card: gr.HTML
+    side: gr.Radio
+    up: gr.Radio
+    uv: gr.Radio
+
+
+@dataclass(frozen=True)
 class PicturePanel:
     """Left: the picture and what to make of it."""
 
+    mode: gr.Radio
+    mesh: MeshPanel
     upload: gr.Image
     cutout: gr.HTML
     examples: gr.HTML
@@ -54,16 +70,24 @@ class StagePanel:
 
 
 @dataclass(frozen=True)
+class FinishPanel:
+    """How the files are made."""
+
+    purpose: gr.Radio
+    controls: tuple[Component, ...]  # one a field, in the order of finishing.FIELDS
+    print_size: gr.Slider
+    update: gr.Button
+
+
+@dataclass(frozen=True)
 class AssetPanel:
-    """Right: the result as a picture, as files and in numbers; how the files are made."""
+    """Right: the result as a picture, as files, its health, its numbers, and how the files are made."""
 
     rendering: gr.Image
-    glb: gr.DownloadButton
-    ply: gr.DownloadButton
+    downloads: gr.HTML
+    health: gr.HTML
     facts: gr.HTML
-    finish: tuple[gr.Slider, ...]
-    alpha: gr.Dropdown
-    refinish: gr.Button
+    finish: FinishPanel
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,7 @@ class Page:
     stage: StagePanel
     asset: AssetPanel
     chosen: gr.State  # session.Picture or None
+    mesh: gr.State  # mesh_card.ChosenMesh or None
     visitor: gr.State  # session.Visitor
     number: gr.State  # of the newest run
     run: gr.State  # session.Run or None

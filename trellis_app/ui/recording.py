@@ -2,52 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from trellis_app.export.files import write_atomically
-from trellis_app.export.formats import FORMATS, write_all
-from trellis_app.export.sidecar import RunLog, write_sidecar
+from trellis_app.export.formats import write_all
+from trellis_app.export.sidecar import RunLog
+from trellis_app.export.source import ExportSource
+from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.types import DualGrid, FinishedAsset, Occupancy, OVoxel, StageEvent
 from trellis_app.ui import stages
+from trellis_app.ui.downloads import MAIN
 from trellis_app.ui.previews import render_preview, write_preview
-from trellis_app.ui.session import Run
+from trellis_app.ui.session import Finished, Run
 
 
-def advance(run: Run, event: StageEvent, log: RunLog, record: dict[str, object]) -> Run:
-    """The run after one more event; a stage's result is written before the page hears of it.
+def recorded(run: Run, event: StageEvent, log: RunLog, record: dict[str, object]) -> Iterator[Run]:
+    """The run after one more event; while a result is being written, the run beats as it was.
 
-    record: settings for the files' metadata. Raises MachineError when the disk refuses.
+    The last one yielded has the result, on disk before the page hears of it. record: settings for the files'
+    metadata. Raises MachineError when the disk refuses.
     """
     log.note(event)
-    run = replace(run, view=stages.after(run.view, event))
     if event.result is None:
-        return run
+        yield replace(run, view=stages.after(run.view, event))
+        return
+    view = run.view
+    with closing(beating(partial(_with_result, run, event, log, record), StopSignal())) as work:
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                yield replace(end.value, view=stages.beaten(end.value.view, after=view))
+                return
+            view = stages.beaten(view, after=view)
+            yield replace(run, view=view)
+
+
+def _with_result(run: Run, event: StageEvent, log: RunLog, record: dict[str, object]) -> Run:
+    assert event.result is not None
     if isinstance(event.result, FinishedAsset):
         run = _with_files(run, event.result, log, record)
     elif isinstance(event.result, OVoxel):
         run = replace(run, asset=event.result)
-    return _with_preview(run, event, event.result)
+    return _with_preview(replace(run, view=stages.after(run.view, event)), event, event.result)
 
 
 def _with_files(run: Run, asset: FinishedAsset, log: RunLog, record: dict[str, object]) -> Run:
-    files = write_all(asset, run.folder, run.stem, tuple(FORMATS), record)
-    write_sidecar(run.folder / f"{run.stem}.json", {**record, "seconds": log.rounded(), "counts": asset.counts})
-    sizes = {f"{name.upper()} file": f"{path.stat().st_size / 1e6:.1f} MB" for name, path in files.items()}
+    assert run.asset is not None
+    source = ExportSource(asset, run.asset, run.request.finish, record=record)
+    sidecar = {**record, "seconds": log.rounded(), "counts": asset.counts}
+    write_all(source, run.folder, run.stem, (MAIN,), sidecar=sidecar)
     facts = {
         **run.facts,
         "Triangles": f"{len(asset.faces):,}",
         "Texture": f"{asset.textures.base_color.shape[0]} px",
-        **sizes,
         "Seed": str(run.request.seed),
     }
-    return replace(run, files=files, facts=facts)
+    return replace(run, finished=Finished(source, run.stem), facts=facts)
 
 
 def _with_preview(run: Run, event: StageEvent, result: Occupancy | DualGrid | OVoxel | FinishedAsset) -> Run:
     name = event.stage.value
-    model = run.files["glb"] if isinstance(result, FinishedAsset) else write_preview(result, run.folder / f"{name}.glb")
-    picture_name = run.stem if isinstance(result, FinishedAsset) else name
-    picture = write_atomically(run.folder / f"{picture_name}.png", [render_preview(result)])
+    model = run.folder / f"{run.stem if isinstance(result, FinishedAsset) else name}.glb"
+    if not isinstance(result, FinishedAsset):
+        write_preview(result, model)
+    picture = write_atomically(model.with_suffix(".png"), [render_preview(result)])
     facts = dict(run.facts)
     if isinstance(result, Occupancy):
         facts["Blocks"] = f"{len(result.coords):,} of {result.resolution}³"

@@ -8,10 +8,14 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trellis_app.export.formats import disk_error
+from trellis_app.export.files import disk_error
+from trellis_app.export.source import ExportSource
 from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.types import OVoxel, PreparedImage, Stage
-from trellis_app.ui.stages import StageView, idle
+from trellis_app.ui.mesh_card import ChosenMesh
+from trellis_app.ui.stages import MESH, PICTURE, StageView, idle
+
+TAKEN = {"cutout", *(stage.value for stage in Stage)}  # names of other files in a run's folder
 
 
 @dataclass(frozen=True)
@@ -23,23 +27,38 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """What files are made from, and the name they get."""
+
+    source: ExportSource
+    stem: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One press of Generate: its folder and what has been made so far."""
 
     folder: Path
     name: str  # of the picture
-    stem: str  # of the finished files
+    stem: str  # of the files to come
     request: GenerationRequest
     models: dict[Stage, Path] = field(default_factory=dict)  # GLB of each finished stage
     pictures: dict[Stage, Path] = field(default_factory=dict)  # its server-rendered PNG
-    asset: OVoxel | None = None  # kept so that another face budget needs no new sampling
-    files: dict[str, Path] = field(default_factory=dict)  # finished downloads by format
+    mesh: ChosenMesh | None = None  # the user's own, where one is textured
+    asset: OVoxel | None = None  # kept so that other finishing needs no new sampling
+    finished: Finished | None = None  # kept so that another format needs no new finishing
     facts: dict[str, str] = field(default_factory=dict)  # what the page lists about the asset
     view: StageView = field(default_factory=idle)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing about the finished asset, in sentences."""
+        return self.finished.source.asset.notes if self.finished else ()
+
     def with_finish(self, finish: FinishOptions) -> Run:
         """The run with other finishing; its files get names of their own, so that the earlier ones stay."""
-        stem = f"{self.name}-{finish.faces}-{finish.texture_size}px-{finish.alpha}"
+        normals = "" if finish.normal_map else "-flat"
+        stem = f"{self.name}-{finish.surface}-{finish.faces}-{finish.texture_size}px-{finish.alpha}{normals}"
         return replace(self, stem=stem, request=replace(self.request, finish=finish))
 
 
@@ -74,9 +93,11 @@ def new_visitor(output_folder: Path) -> Visitor:
     return Visitor(output_folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}")
 
 
-def new_run(session_folder: Path, picture: Picture, request: GenerationRequest) -> Run:
+def new_run(session_folder: Path, picture: Picture, request: GenerationRequest, mesh: ChosenMesh | None = None) -> Run:
     """Make the next numbered run folder and put the cut-out in it. Raises MachineError when the disk refuses."""
-    name = re.sub(r"[^\w-]+", "-", picture.path.stem).strip("-")[:40] or "picture"
+    name = re.sub(r"[^\w-]+", "-", mesh.mesh.name if mesh else picture.path.stem).strip("-")[:40]
+    if mesh or not name or name in TAKEN:
+        name = f"{name}-{'textured' if mesh else 'picture'}".strip("-")
     try:
         session_folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(entry.is_dir() for entry in session_folder.iterdir())
@@ -85,4 +106,5 @@ def new_run(session_folder: Path, picture: Picture, request: GenerationRequest) 
         picture.prepared.cutout.save(folder / "cutout.png")
     except OSError as error:
         raise disk_error(error, session_folder) from error
-    return Run(folder=folder, name=name, stem=name, request=request)
+    view = idle(MESH if mesh else PICTURE)
+    return Run(folder=folder, name=name, stem=name, request=request, mesh=mesh, view=view)

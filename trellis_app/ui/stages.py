@@ -13,17 +13,23 @@ from trellis_app.errors import TrellisError
 from trellis_app.types import Stage, StageEvent
 
 THUMB_SIDE = 192
-_LABELS = {
-    Stage.STRUCTURE: "Structure",
-    Stage.SHAPE: "Shape",
-    Stage.MATERIAL: "Material",
-    Stage.FINISH: "Finish",
+PICTURE, MESH = "picture", "mesh"  # kinds of run: a picture becomes an asset, or a mesh gets a texture
+_CARDS = {
+    PICTURE: {
+        Stage.STRUCTURE: ("Structure", "in blocks"),
+        Stage.SHAPE: ("Shape", "in clay"),
+        Stage.MATERIAL: ("Material", "in colour"),
+        Stage.FINISH: ("Finish", "as files"),
+    },
+    MESH: {
+        Stage.SHAPE: ("Mesh", "yours, in clay"),
+        Stage.MATERIAL: ("Material", "in colour"),
+        Stage.FINISH: ("Finish", "as files"),
+    },
 }
-_IDLE_NOTES = {
-    Stage.STRUCTURE: "in blocks",
-    Stage.SHAPE: "in clay",
-    Stage.MATERIAL: "in colour",
-    Stage.FINISH: "as files",
+_HINTS = {
+    PICTURE: "Choose a picture and press Generate.",
+    MESH: "Choose a mesh and a picture, then press Texture the mesh.",
 }
 
 
@@ -51,6 +57,7 @@ class StageView:
     elapsed: float | None = None
     remaining: float | None = None
     beat: int = 0
+    kind: str = PICTURE
 
     def props(self) -> dict[str, object]:
         """The value of the HTML component, safe to put into its template."""
@@ -62,10 +69,10 @@ class StageView:
         return values
 
 
-def idle() -> StageView:
+def idle(kind: str = PICTURE) -> StageView:
     """Nothing has been asked for."""
-    cards = tuple(StageCard(stage.value, label, _IDLE_NOTES[stage]) for stage, label in _LABELS.items())
-    return StageView("idle", "Ready.", "Choose a picture and press Generate.", cards)
+    cards = tuple(StageCard(stage.value, label, note) for stage, (label, note) in _CARDS[kind].items())
+    return StageView("idle", "Ready.", _HINTS[kind], cards, kind=kind)
 
 
 def waiting(view: StageView | None = None) -> StageView:
@@ -77,7 +84,13 @@ def waiting(view: StageView | None = None) -> StageView:
 def after(view: StageView, event: StageEvent) -> StageView:
     """The row after one more event of a run."""
     cards = tuple(_card_after(card, event) for card in view.stages)
-    return StageView("running", f"{event.label}.", "", cards, event.elapsed, event.remaining, view.beat + 1)
+    title, beat = f"{event.label}.", view.beat + 1
+    return StageView("running", title, "", cards, event.elapsed, event.remaining, beat, view.kind)
+
+
+def beaten(view: StageView, *, after: StageView) -> StageView:
+    """The row with the beat that follows another row's, to show that the run is alive."""
+    return replace(view, beat=after.beat + 1)
 
 
 def with_thumb(view: StageView, stage: Stage, picture: Path) -> StageView:
@@ -87,9 +100,10 @@ def with_thumb(view: StageView, stage: Stage, picture: Path) -> StageView:
     return replace(view, stages=cards)
 
 
-def done(view: StageView) -> StageView:
-    """Everything is made."""
-    return replace(view, state="done", title="Done.", detail="Your files are ready.", remaining=None)
+def done(view: StageView, notes: tuple[str, ...] = ()) -> StageView:
+    """Everything is made; the notes say what is worth knowing about it."""
+    detail = " ".join(("Your files are ready.", *notes))
+    return replace(view, state="done", title="Done.", detail=detail, remaining=None)
 
 
 def stopped(view: StageView) -> StageView:
