@@ -12,37 +12,13 @@ from torch import nn
 
 from trellis_app import weights
 from trellis_app.errors import BundleError
+from trellis_app.hub import HubFile
 from trellis_app.manifest import read_manifest
 from trellis_app.models.registry import build_model
+from trellis_app.released import CHECKPOINTS, ENCODERS
 from trellis_app.weights import load_bundle, load_checkpoint, resolve_source
 
-FLOW = {
-    "model_channels": 1536, "cond_channels": 1024, "num_blocks": 30, "num_heads": 12, "mlp_ratio": 5.3334,
-    "pe_mode": "rope", "share_mod": True, "initialization": "scaled", "qk_rms_norm": True, "qk_rms_norm_cross": True,
-    "dtype": "bfloat16",
-}  # fmt: skip
-DECODER = {
-    "model_channels": [1024, 512, 256, 128, 64], "latent_channels": 32, "num_blocks": [4, 16, 8, 4, 0],
-    "block_type": ["SparseConvNeXtBlock3d"] * 5, "up_block_type": ["SparseResBlockC2S3d"] * 4,
-    "block_args": [{}] * 5, "use_fp16": True,
-}  # fmt: skip
-ENCODER = {
-    "model_channels": [64, 128, 256, 512, 1024], "latent_channels": 32, "num_blocks": [0, 4, 8, 16, 4],
-    "block_type": ["SparseConvNeXtBlock3d"] * 5, "down_block_type": ["SparseResBlockS2C3d"] * 4,
-    "block_args": [{"use_checkpoint": True}] * 5, "use_fp16": True,
-}  # fmt: skip
-STRUCTURE = {"latent_channels": 8, "num_res_blocks": 2, "num_res_blocks_middle": 2, "use_fp16": True}
-FULL_SIZE = [
-    ("SparseStructureFlowModel", {**FLOW, "resolution": 16, "in_channels": 8, "out_channels": 8}, 640, 1_292_179_976),
-    ("SLatFlowModel", {**FLOW, "resolution": 32, "in_channels": 32, "out_channels": 32}, 640, 1_292_253_728),
-    ("ElasticSLatFlowModel", {**FLOW, "resolution": 64, "in_channels": 64, "out_channels": 32}, 640, 1_292_302_880),
-    ("FlexiDualGridVaeDecoder", {**DECODER, "resolution": 256}, 292, 474_231_463),
-    ("SparseUnetVaeDecoder", {**DECODER, "out_channels": 6, "pred_subdiv": False}, 284, 474_216_006),
-    ("FlexiDualGridVaeEncoder", ENCODER, 284, 354_385_392),
-    ("SparseUnetVaeEncoder", {**ENCODER, "in_channels": 6}, 284, 354_385_392),
-    ("SparseStructureDecoder", {**STRUCTURE, "out_channels": 1, "channels": [512, 128, 32]}, 74, 73_671_201),
-    ("SparseStructureEncoder", {**STRUCTURE, "in_channels": 1, "channels": [32, 128, 512]}, 74, 59_298_192),
-]
+ALL = {**CHECKPOINTS, **ENCODERS}
 SHAPES = {
     "SparseStructureFlowModel": {
         "t_embedder.mlp.0.weight": (1536, 256), "adaLN_modulation.1.weight": (9216, 1536),
@@ -69,30 +45,35 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "args", "keys", "parameters"), FULL_SIZE)
-def test_full_size(name: str, args: Mapping[str, Any], keys: int, parameters: int) -> None:
+def full_size(key: str) -> nn.Module:
     with torch.device("meta"):
-        model = build_model(name, args)
-    state = model.state_dict()
-    assert len(state) == keys
-    assert sum(tensor.numel() for tensor in state.values()) == parameters
-    for key, shape in SHAPES.get(name, {}).items():
-        assert tuple(state[key].shape) == shape, key
+        return build_model(ALL[key].name, ALL[key].args)
+
+
+@pytest.mark.parametrize("key", ALL)
+def test_full_size(key: str) -> None:
+    """Keys, shapes and parameters of spec/models.md; the file's size follows from them and the stored precision."""
+    checkpoint, state = ALL[key], full_size(key).state_dict()
+    assert len(state) == checkpoint.keys
+    assert sum(tensor.numel() for tensor in state.values()) == checkpoint.parameters
+    for name, shape in SHAPES.get(checkpoint.name, {}).items():
+        assert tuple(state[name].shape) == shape, name
+    if checkpoint.file_bytes is not None:
+        header = checkpoint.file_bytes - 2 * checkpoint.parameters  # the structure decoder keeps some in float32
+        assert 80 * checkpoint.keys < header < (300_000 if key == "sparse_structure_decoder" else 140 * checkpoint.keys)
 
 
 @pytest.mark.parametrize(
-    ("name", "half"), [("SparseStructureFlowModel", torch.bfloat16), ("SparseStructureDecoder", torch.float16)]
+    ("key", "half"), [("sparse_structure_flow_model", torch.bfloat16), ("sparse_structure_decoder", torch.float16)]
 )
-def test_precision_on_a_gpu(name: str, half: torch.dtype) -> None:
-    args = next(args for entry, args, _, _ in FULL_SIZE if entry == name)
-    with torch.device("meta"):
-        model = build_model(name, args)
+def test_precision_on_a_gpu(key: str, half: torch.dtype) -> None:
+    model = full_size(key)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     model.set_precision(model.params.torso_dtype)
-    kept = {key for key, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
+    kept = {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, half}
     torso = ("blocks.", "middle_block.")
-    assert all(not key.startswith(torso) or "norm" in key or key.endswith("modulation") for key in kept)
+    assert all(not name.startswith(torso) or "norm" in name or name.endswith("modulation") for name in kept)
 
 
 def write_checkpoint(stem: Path, model: nn.Module, name: str, args: Mapping[str, Any], dtype: torch.dtype) -> None:
@@ -266,17 +247,18 @@ def test_bundle_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[HubFile] = []
 
-    def download(repository: str, name: str) -> Path:
-        asked.append((repository, name))
-        return tmp_path / name
+    def download(file: HubFile) -> Path:
+        asked.append(file)
+        return tmp_path / file.name
 
-    monkeypatch.setattr(weights, "_download", download)
-    for ending in (".json", ".safetensors"):
-        weights.Source(tmp_path).checkpoint("microsoft/TRELLIS-image-large/ckpts/ss_dec", ending)
+    monkeypatch.setattr(weights, "download", download)
     other = "microsoft/TRELLIS-image-large"
-    assert asked == [(other, "ckpts/ss_dec.json"), (other, "ckpts/ss_dec.safetensors")]
+    source, stem = weights.Source(tmp_path).checkpoint(f"{other}/ckpts/ss_dec")
+    assert (source.repository, stem) == (other, "ckpts/ss_dec")
+    source.file(f"{stem}.safetensors")
+    assert asked == [HubFile(other, "ckpts/ss_dec.json"), HubFile(other, "ckpts/ss_dec.safetensors")]
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "a/b/c", "", "/no/such/folder"])

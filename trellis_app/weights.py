@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trellis_app.errors import BundleError, MachineError
+from trellis_app.errors import BundleError
+from trellis_app.hub import FULL_BUNDLE, HubFile, cached, download
 from trellis_app.manifest import Manifest, Part, Preset, read_manifest, read_models
 from trellis_app.models.registry import build_model
 from trellis_app.settings import PROJECT_ROOT
 
-FULL_BUNDLE = "microsoft/TRELLIS.2-4B"
 MINI_BUNDLE = "mini"
 MANIFEST_FILE = "pipeline.json"
 TEXTURING_FILE = "texturing_pipeline.json"  # the 4B bundle names its shape encoder here
@@ -40,21 +40,24 @@ class Source:
     def file(self, name: str) -> Path:
         """The local path of a file of the bundle, downloaded where needed; raises BundleError where there is none."""
         if self.folder is None:
-            return _download(str(self.repository), name)
+            return download(HubFile(str(self.repository), name))
         path = self.folder / name
         if not path.is_file():
             raise BundleError(f"There is no file {path}.", "Download the bundle again or name another folder.")
         return path
 
-    def checkpoint(self, stem: str, ending: str) -> Path:
-        """One file of a checkpoint (".json" or ".safetensors"): in the bundle itself, else `owner/name/path`."""
+    def checkpoint(self, stem: str) -> tuple[Source, str]:
+        """Who holds a checkpoint, and its stem there: the bundle itself, else `owner/name/path` on the hub."""
         try:
-            return self.file(stem + ending)
+            self.file(f"{stem}.json")
         except BundleError:
             owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
             if not rest:
                 raise
-            return _download(owner_name, rest + ending)
+            other = Source(None, owner_name)
+            other.file(f"{rest}.json")
+            return other, rest
+        return self, stem
 
 
 class Bundle:
@@ -108,13 +111,28 @@ class Bundle:
     def weight_bytes(self, key: str, device: torch.device | str) -> int:
         """Bytes that a model's weights take on a device, from its JSON alone."""
         stem = self.config.models[key]
-        module = build_empty(self.source.checkpoint(stem, ".json"), torch.device(device))
+        source, stem = self.source.checkpoint(stem)
+        module = build_empty(source.file(f"{stem}.json"), torch.device(device))
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+    def missing(self, keys: Sequence[str]) -> list[HubFile]:
+        """The weights of these models that are still to be downloaded."""
+        missing = []
+        for key in keys:
+            stem = self.stem(key)
+            if stem in self._loaded:
+                continue
+            source, there = self.source.checkpoint(stem)
+            file = HubFile(str(source.repository), f"{there}.safetensors")
+            if source.folder is None and cached(file) is None:
+                missing.append(file)
+        return missing
 
     def _load(self, stem: str, device: torch.device) -> nn.Module:
         if stem not in self._loaded:
-            description, weights = (self.source.checkpoint(stem, ending) for ending in (".json", ".safetensors"))
-            self._loaded[stem] = load_checkpoint(description, weights, device)
+            source, there = self.source.checkpoint(stem)
+            files = source.file(f"{there}.json"), source.file(f"{there}.safetensors")
+            self._loaded[stem] = load_checkpoint(*files, device=device)
         return self._loaded[stem]
 
 
@@ -141,14 +159,15 @@ def resolve_source(name: str, device: torch.device) -> str:
 
 def missing_files(repository: str) -> list[str]:
     """Which of a hub bundle's files are not in the local cache. Without its manifest only that one is known."""
-    if _cached(repository, MANIFEST_FILE) is None:
+    manifest = cached(HubFile(repository, MANIFEST_FILE))
+    if manifest is None:
         return [MANIFEST_FILE]
     missing = []
-    for stem in read_manifest(Path(str(_cached(repository, MANIFEST_FILE)))).models.values():
+    for stem in read_manifest(manifest).models.values():
         owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
         for ending in (".json", ".safetensors"):
-            elsewhere = rest and _cached(owner_name, rest + ending)
-            if _cached(repository, stem + ending) is None and not elsewhere:
+            elsewhere = rest and cached(HubFile(owner_name, rest + ending))
+            if cached(HubFile(repository, stem + ending)) is None and not elsewhere:
                 missing.append(stem + ending)
     return missing
 
@@ -204,30 +223,3 @@ def _compare(path: Path, expected: Mapping[str, tuple[int, ...]], stored: Mappin
     text = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in complaints.items() if keys)
     if text:
         raise BundleError(f"{path} does not fit the model. {text}.", "Use the weights that belong to its JSON.")
-
-
-def _download(repository: str, name: str) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise MachineError(
-            f"The bundle {repository} needs the package huggingface_hub.", "Run pip install huggingface_hub."
-        ) from error
-    try:
-        return Path(hf_hub_download(repository, name))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise BundleError(
-            f"{name} of {repository} could not be downloaded ({type(error).__name__}).",
-            "Check the network, the name and your access to it, or choose the bundle mini, which needs no download.",
-        ) from error
-
-
-def _cached(repository: str, name: str) -> str | None:
-    """Path of a hub file in the local cache."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    path = try_to_load_from_cache(repository, name)
-    return path if isinstance(path, str) else None
