@@ -11,7 +11,18 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from trellis_kernels.dual_grid_faces.triton import quads_kernel  # noqa: E402
+from trellis_kernels.edge_collapse.reference import LENIENT, LONGEST, NEEDLE, STEP_BITS, TURN  # noqa: E402
+from trellis_kernels.edge_collapse.triton import (  # noqa: E402
+    examine_kernel,
+    follow_kernel,
+    keys_kernel,
+    least_kernel,
+    merge_kernel,
+    near_kernel,
+    winners_kernel,
+)
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
+from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
 from trellis_kernels.neighbour_map.triton import map_kernel  # noqa: E402
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.row_ops.triton import head_kernel, row_kernel  # noqa: E402
@@ -26,6 +37,13 @@ DRAW, RESOLVE = (
     "*i32 *fp64 *i32 *i32 *i32 *i32 *i32 *i32 *fp32 *i64 i32 i32",
     "*i32 *fp64 *fp64 *i32 *i64 *i32 *fp32 *fp32 i32 i32 i32",
 )
+
+
+WARP = dict(num_warps=1)
+KEYS = dict(TRIES=4, STEP_BITS=STEP_BITS, NEVER=2**63 - 1, BLOCK=128)
+EXAMINE = dict(LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, NEEDLE=NEEDLE, LANES=32)
+EXAMINED = "*fp32 *fp32 *u8 *i32 *u8 *i32 *i32 *i32 *i8 *i64 *i32 *fp32 *fp32 i32"
+MERGED = "*fp32 *fp32 *u8 *i32 *u8 *i32 *i32 *i32 *i32 *i64 *fp32 *fp32 *i32 *u8 i32"
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,16 @@ CASES = [
     Case("resolve", resolve_kernel, RESOLVE, dict(EMPTY=2**63 - 1, BLOCK=128, SUBPIXEL=4096), {}),
     Case("row", row_kernel, ROW, ROW_FLAGS, {}),
     Case("head", head_kernel, "*bf16 *fp32 *fp32 *bf16 i32 i32 fp32", dict(HEADS=24, D=128, GROUP=8, TURN=True), {}),
+    Case("link", link_kernel, "*i32 *i32 *i32 *i32 i32", dict(BLOCK=128), {}),
+    Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),
+    Case("planes", planes_kernel, "*fp32 *i32 *i64 *i64 *fp32 i32 fp32", dict(LANES=32), WARP),
+    Case("keys", keys_kernel, "*fp32 *fp32 *i32 *i8 *fp32 *i64 i32", KEYS, {}),
+    Case("least", least_kernel, "*i32 *i64 i64 *i64 i32", dict(BLOCK=128), {}),
+    Case("near", near_kernel, "*i32 *i64 *i64 i32", dict(BLOCK=128), {}),
+    Case("winners", winners_kernel, "*i32 *i64 i64 *i64 *u8 i32", dict(BLOCK=128), {}),
+    Case("examine", examine_kernel, EXAMINED, EXAMINE, WARP),
+    Case("merge", merge_kernel, MERGED, dict(LANES=32), WARP),
+    Case("follow", follow_kernel, "*i32 *i8 *i32 *u8 i32", dict(BLOCK=128), {}),
     conv_case("fp16", 16, 128, 16, 16, 4, 3),
     conv_case("bf16", 128, 128, 128, 64, 8, 3),
     conv_case("fp32", 64, 64, 64, 32, 4, 2),
