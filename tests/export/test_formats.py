@@ -135,7 +135,7 @@ def test_folders_in_the_way_are_a_sentence(source: ExportSource, tmp_path: Path)
 
 
 def test_a_stop_leaves_nothing(source: ExportSource, tmp_path: Path) -> None:
-    class StopNow(Exception):
+    class StopError(Exception):
         pass
 
     calls = 0
@@ -144,9 +144,9 @@ def test_a_stop_leaves_nothing(source: ExportSource, tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls > 5:
-            raise StopNow
+            raise StopError
 
-    with pytest.raises(StopNow):
+    with pytest.raises(StopError):
         write_all(source, tmp_path, "ring", tuple(FORMATS), check=stop)
     assert list(tmp_path.iterdir()) == []
 

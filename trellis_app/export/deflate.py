@@ -6,37 +6,14 @@ the bytes depend on the data, the level and zlib alone, not on how many cores th
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
+from trellis_app.parallel import in_parallel
 from trellis_app.progress import Check, go_on
 
 STRIPE = 1 << 20  # bytes
 DEFAULT = zlib.Z_DEFAULT_STRATEGY
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], check: Check = go_on) -> list[_Result]:
-    """The function of every item, in order, on all cores (for functions that release Python's lock)."""
-    workers = min(len(items), os.cpu_count() or 1)
-    if workers < 2:
-        return [_checked(function(item), check) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(function, item) for item in items]
-        try:
-            return [_checked(task.result(), check) for task in running]
-        finally:
-            for task in running:
-                task.cancel()
-
-
-def _checked(result: _Result, check: Check) -> _Result:
-    check()
-    return result
 
 
 def deflate_stripe(data: bytes | memoryview, level: int, *, last: bool, strategy: int = DEFAULT) -> bytes:

@@ -15,11 +15,19 @@ from trellis_app.export.archive import zip_chunks
 from trellis_app.export.draco import dracopy
 from trellis_app.export.files import disk_error
 from trellis_app.export.glb import glb_chunks
+from trellis_app.export.obj import obj_parts
 from trellis_app.export.ply import ply_chunks
+from trellis_app.export.printing import print_model, stl_chunks, threemf_chunks
+from trellis_app.export.radiance import radiance_chunks, radiance_field
 from trellis_app.export.source import ExportSource, Part, Record
+from trellis_app.export.splats import splat_chunks
+from trellis_app.export.surfels import Surfels, surfels
+from trellis_app.ovoxel import vxz
+from trellis_app.ovoxel.files import asset_voxels, npz_bytes, ply_bytes
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import FileOptions
 
+VXZ_OPTIONS = vxz.VxzOptions(compression="zstd", compression_level=9)  # 5 times as fast as the default, 1/4 larger
 Builder = Callable[[ExportSource, str, Check], Sequence[Part]]
 
 
@@ -44,12 +52,62 @@ def _ply(source: ExportSource, stem: str, check: Check) -> list[Part]:
     return [Part(f"{stem}.ply", ply_chunks(source.asset))]
 
 
+def _splat(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.splat.ply", splat_chunks(_discs(source, check)))]
+
+
+def _npz(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.npz", radiance_chunks(radiance_field(_discs(source, check)), check))]
+
+
+def _discs(source: ExportSource, check: Check) -> Surfels:
+    discs = source.memo("discs", lambda: surfels(source.voxels))
+    check()
+    return discs
+
+
+def _obj(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return obj_parts(source.asset, stem, check)
+
+
+def _stl(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.stl", stl_chunks(print_model(source, check)))]
+
+
+def _threemf(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.3mf", threemf_chunks(print_model(source, check), check))]
+
+
+def _vxz(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    stored = asset_voxels(source.voxels)
+    check()
+    return [Part(f"{stem}.vxz", [vxz.encode(stored.coords, stored.attributes, VXZ_OPTIONS)])]
+
+
+def _voxels_npz(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    stored = asset_voxels(source.voxels)
+    check()
+    return [Part(f"{stem}.voxels.npz", [npz_bytes(stored)])]
+
+
+def _voxels_ply(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.voxels.ply", [ply_bytes(asset_voxels(source.voxels))])]
+
+
 _ROWS = (
     Format(
         "glb", "GLB", "Mesh with textures for Blender, Unity, Unreal, Godot and the web.", "glb", _glb,
         ("texture_format", "draco"),
     ),
     Format("ply", "PLY mesh", "Mesh with a colour at every vertex, for MeshLab and scripts.", "ply", _ply),
+    Format("obj", "OBJ", "Mesh with textures that every 3D program opens; several files.", "obj.zip", _obj),
+    Format("stl", "STL", "Closed shape for 3D printing, without colour, in millimetres.", "stl", _stl, ("size_mm",)),
+    Format("3mf", "3MF", "Closed shape with colours for 3D printing, in millimetres.", "3mf", _threemf, ("size_mm",)),
+    Format("splat", "Gaussian splats", "A soft disc for each voxel, for splat viewers.", "splat.ply", _splat),
+    Format("npz", "Radiance field", "Density and colour on a sparse grid, for NumPy and renderers.", "npz", _npz),
+    Format("vxz", "O-Voxel", "The voxels themselves, compact, for TRELLIS.2's own tools.", "vxz", _vxz),
+    Format("voxels-npz", "Voxels, NPZ", "The voxels as arrays for NumPy.", "voxels.npz", _voxels_npz),
+    Format("voxels-ply", "Voxels, PLY", "The voxels as points for point cloud tools.", "voxels.ply", _voxels_ply),
 )  # fmt: skip
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 

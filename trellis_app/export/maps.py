@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from trellis_app.export.deflate import in_parallel
 from trellis_app.export.png import encode_pngs
+from trellis_app.parallel import in_parallel
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Textures
 

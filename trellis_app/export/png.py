@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from trellis_app.export.deflate import STRIPE, deflate_stripe, in_parallel
+from trellis_app.export.deflate import STRIPE, deflate_stripe
+from trellis_app.parallel import in_parallel
 from trellis_app.progress import Check, go_on
 
 _LEVEL = 1  # with the run-length strategy, levels differ in speed only

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from trellis_app.settings import FileOptions, FinishOptions
 from trellis_app.types import FinishedAsset, OVoxel
 
 Record = dict[str, object]
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,16 @@ class ExportSource:
     finish: FinishOptions = field(default_factory=FinishOptions)  # how it was made; prints keep its face budget
     options: FileOptions = field(default_factory=FileOptions)
     record: Record = field(default_factory=dict)  # settings, seeds and versions; stored in the GLB
+    _made: dict[str, tuple[tuple[Any, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def memo(self, name: str, make: Callable[[], _Made]) -> _Made:
+        """What `make` makes of asset, voxels and finish, made once; copies with other options share it."""
+        of = (self.asset, self.voxels, self.finish)
+        known = self._made.get(name)
+        if known is None or any(a is not b for a, b in zip(known[0], of, strict=True)):
+            known = self._made[name] = (of, make())
+        made: _Made = known[1]
+        return made
 
 
 @dataclass(frozen=True)

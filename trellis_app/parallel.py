@@ -1,0 +1,32 @@
+"""Independent pieces of work on all cores, in threads: for functions that release Python's lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from trellis_app.progress import Check, go_on
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], check: Check = go_on) -> list[_Result]:
+    """The function of every item, in order. check: called between items; it raises to stop the rest."""
+    workers = min(len(items), os.cpu_count() or 1)
+    if workers < 2:
+        return [_checked(function(item), check) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(function, item) for item in items]
+        try:
+            return [_checked(task.result(), check) for task in running]
+        finally:
+            for task in running:
+                task.cancel()
+
+
+def _checked(result: _Result, check: Check) -> _Result:
+    check()
+    return result
