@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trellis_kernels.neighbour_map.op import neighbour_map
-from trellis_kernels.sparse_conv.op import sparse_conv3d, submanifold_conv3d
+from trellis_kernels.sparse_conv.op import children_conv3d, sparse_conv3d, submanifold_conv3d
 from trellis_kernels.sparse_conv.plan import plan_conv
 from trellis_kernels.sparse_conv.reference import strided_map
 
@@ -62,6 +62,24 @@ def test_matches_the_reference(implementation: str, dtype: torch.dtype, count: i
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == dtype
         close(one, other, dtype)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(0, 8, 16), (1, 3, 8), (700, 16, 24), (300, 40, 128)])
+def test_children(implementation: str, dtype: torch.dtype, count: int, inputs: int, outputs: int) -> None:
+    neighbours, feats, weight, bias, _ = case(count, inputs, outputs * 8, dtype)
+    slots = torch.nonzero(torch.rand(len(feats) * 8) < 0.4)[:, 0]
+    wide = submanifold_conv3d(feats.double(), weight.double(), bias.double(), neighbours, implementation="reference")
+    expected = wide.view(-1, outputs)[slots]
+    plan = plan_conv(neighbours)
+    for added in (bias, None):
+        found = children_conv3d(feats, weight, added, plan, slots, implementation=implementation)
+        assert found.dtype == dtype
+        close(found, expected if added is not None else expected - bias.double().view(8, -1)[slots % 8], dtype)
+    shuffled = slots[torch.randperm(len(slots))]  # fine rows in another order, as an encoder records them
+    found = children_conv3d(feats, weight, bias, plan, shuffled, implementation=implementation)
+    close(found, wide.view(-1, outputs)[shuffled], dtype)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

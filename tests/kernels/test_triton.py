@@ -62,9 +62,10 @@ ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, NORM=True, SC
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, BIASED=True, BM=rows, BN=columns, BK=inner)
+    constants = dict(CI=channels, CO=channels, VOLUME=27, BIASED=True, CHILDREN=True, STORED=True)
+    constants |= dict(BM=rows, BN=columns, BK=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
-    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 4 + ["i32"] * 2)
+    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 6 + ["i32"] * 2)
     return Case(
         f"forward-{dtype}-{channels}", forward_kernel, types, constants, dict(num_warps=warps, num_stages=stages)
     )

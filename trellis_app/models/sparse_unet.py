@@ -172,7 +172,7 @@ class UpBlock(nn.Module):
         """Fine features, and the subdivision logits if this block predicts them."""
         logits = x.replace(self.to_subdiv(x.feats)) if self.to_subdiv is not None else None
         children = self.existing(x, logits if guide is None else guide)
-        h = channel_to_space(self.conv1(self.norm1(x.feats), x.cache), children)
+        h = self.conv1.to_children(self.norm1(x.feats), x.cache, children)
         h = self.conv2(self.norm2(h), children.cache)
         skip = channel_to_space(x.feats, children)
         skip = skip.repeat_interleave(h.shape[1] // skip.shape[1], dim=1)

@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import nn
-from trellis_kernels.sparse_conv.op import submanifold_conv3d
+from trellis_kernels.sparse_conv.op import children_conv3d, submanifold_conv3d
 
 from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
-from trellis_app.sparse.tensor import SpatialCache
+from trellis_app.sparse.tensor import Children, SpatialCache
 
 
 class LayerNorm32(nn.LayerNorm):
@@ -48,3 +48,7 @@ class SparseConv3d(nn.Module):
     def forward(self, feats: torch.Tensor, cache: SpatialCache) -> torch.Tensor:
         """[N, Ci] on the voxels of `cache` -> [N, Co]."""
         return submanifold_conv3d(feats, self.weight, self.bias, cache.convolution)
+
+    def to_children(self, feats: torch.Tensor, cache: SpatialCache, children: Children) -> torch.Tensor:
+        """[P, Ci] on the voxels of `cache` -> [M, Co / 8] on their children: `channel_to_space` of the convolution."""
+        return children_conv3d(feats, self.weight, self.bias, cache.convolution, children.slots)

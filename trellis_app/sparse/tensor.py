@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from trellis_kernels.neighbour_map.op import neighbour_map
 from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
+from trellis_kernels.sparse_conv.reference import pick_children
 
 from trellis_app.sparse.packing import Packing
 
@@ -171,24 +172,9 @@ class SparseTensor:
         return self.cache.packing
 
 
-class _Pick(torch.autograd.Function):
-    """rows[slots] for slots without repetition: the gradient is a plain copy instead of atomic additions."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slots)
-        ctx.count = len(rows)
-        return rows.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (slots,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, slots, grad), None
-
-
 def channel_to_space(feats: torch.Tensor, children: Children) -> torch.Tensor:
     """[P, 8 c] on the parents -> [M, c] on their children; child s takes channels s * c to (s + 1) * c."""
-    return _Pick.apply(feats.reshape(len(feats) * 8, feats.shape[1] // 8), children.slots)
+    return pick_children(feats, children.slots)
 
 
 def space_to_channel(feats: torch.Tensor, coarse: SpatialCache) -> torch.Tensor:

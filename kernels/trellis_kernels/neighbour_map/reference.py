@@ -47,8 +47,13 @@ def block_offsets(mask: torch.Tensor, order: torch.Tensor, block: int) -> tuple[
     blocks = -(-mask.shape[0] // block)
     padded = torch.zeros(blocks * block, dtype=torch.int32, device=mask.device)
     padded[: mask.shape[0]] = mask[order]
-    bits = torch.arange(31, dtype=torch.int32, device=mask.device)
-    used = ((padded.view(blocks, block, 1) >> bits) & 1).any(dim=1)
-    starts = torch.zeros(blocks + 1, dtype=torch.int32, device=mask.device)
+    return visited(padded.view(blocks, block))
+
+
+def visited(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks int32 [blocks, rows] -> ascending offset numbers of all blocks, int32 [T], and where each block's begin."""
+    bits = torch.arange(31, dtype=torch.int32, device=masks.device)
+    used = ((masks[..., None] >> bits) & 1).any(dim=1)
+    starts = torch.zeros(masks.shape[0] + 1, dtype=torch.int32, device=masks.device)
     starts[1:] = used.sum(dim=1).cumsum(0)
     return used.nonzero()[:, 1].to(torch.int32), starts

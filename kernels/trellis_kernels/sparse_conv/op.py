@@ -44,6 +44,34 @@ def submanifold_conv3d(
         return SubmanifoldConv.apply(feats, weight, bias, plan, chosen)
 
 
+def children_conv3d(
+    feats: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    neighbours: torch.Tensor | ConvPlan,
+    slots: torch.Tensor,
+    *,
+    implementation: str = "auto",
+) -> torch.Tensor:
+    """`submanifold_conv3d` to 8 c channels, of which each existing child takes its c: feats [P, Ci] -> [M, c].
+
+    weight [8 c, K, K, K, Ci], bias [8 c]; slots int64 [M]: parent row * 8 + child number s, whose channels are
+    s * c to (s + 1) * c. On a GPU without gradients only the children that exist are computed.
+    """
+    device, plan = feats.device.type, neighbours if isinstance(neighbours, ConvPlan) else plan_conv(neighbours)
+    tensors = (feats, weight) if bias is None else (feats, weight, bias)
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    chosen = choose(implementation, feats.device, (REFERENCE, TORCH, CPU, TRITON))
+    small = plan.neighbours.shape[1] <= MASK_BITS and feats.dtype != torch.float64
+    if chosen == TRITON and small and not differentiated and not torch.is_autocast_enabled(device):
+        from trellis_kernels.sparse_conv import triton
+
+        check_conv(feats, weight, bias, plan.neighbours)
+        return triton.children_forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan, slots)
+    wide = submanifold_conv3d(feats, weight, bias, plan, implementation=implementation)
+    return reference.pick_children(wide, slots)
+
+
 class SubmanifoldConv(torch.autograd.Function):
     """The convolution and its gradients; the gradient to feats is the convolution with mirrored, transposed weights."""
 
@@ -58,6 +86,10 @@ class SubmanifoldConv(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(feats, weight)
         ctx.plan, ctx.implementation, ctx.biased = plan, implementation, bias is not None
+        if implementation == TRITON:
+            from trellis_kernels.sparse_conv import triton
+
+            return triton.forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan, stored=True)
         matrices = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # [V, Ci, Co]
         return convolve(feats.contiguous(), matrices, bias, plan, implementation)
 

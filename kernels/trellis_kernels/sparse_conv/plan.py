@@ -7,9 +7,20 @@ from functools import cached_property
 
 import torch
 
-from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask
+from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask, visited
 
 ROW_PAD = 256  # the table is padded to whole blocks of up to this many rows
+
+
+@dataclass(frozen=True, eq=False)
+class ChildRows:
+    """Children to compute, in blocks of one child number each; the blocks of a number may end with absent rows."""
+
+    target: torch.Tensor  # int32 [L] row of the child, -1 = absent
+    column: torch.Tensor  # int32 [L] column of its parent in the plan's table, 0 where absent
+    slot: torch.Tensor  # int32 [blocks] child number 0..7
+    offsets: torch.Tensor  # int32 [T] kernel offsets that the blocks visit
+    starts: torch.Tensor  # int32 [blocks + 1] where each block's begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +29,7 @@ class ConvPlan:
 
     neighbours: torch.Tensor  # int32 [N, V], -1 = none, symmetric: row j at offset v of row i has i at offset V-1-v
     lists: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    child_rows: dict[int, tuple[torch.Tensor, ChildRows]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def mask(self) -> torch.Tensor:
@@ -50,6 +62,34 @@ class ConvPlan:
         if block not in self.lists:
             self.lists[block] = block_offsets(self.mask, self.order.to(torch.int64), block)
         return self.lists[block]
+
+    def children(self, slots: torch.Tensor, block: int) -> ChildRows:
+        """Rows for children `slots` (int64 [M] parent * 8 + child): by number, then by their parents' plan order."""
+        known = self.child_rows.get(block)
+        if known is None or known[0] is not slots:
+            known = self.child_rows[block] = slots, self._group_children(slots, block)
+        return known[1]
+
+    def _group_children(self, slots: torch.Tensor, block: int) -> ChildRows:
+        parents, count, device = self.neighbours.shape[0], slots.shape[0], slots.device
+        row = torch.full((8 * parents,), -1, dtype=torch.int32, device=device)
+        row[slots] = torch.arange(count, dtype=torch.int32, device=device)
+        by_number = row.view(parents, 8)[self.order.to(torch.int64)].T.flatten()
+        found = torch.nonzero(by_number >= 0)[:, 0]  # child number * parents + column, ascending
+        number, column = found // parents, found % parents
+        counts = torch.bincount(number, minlength=8)
+        sizes = (counts + block - 1) // block * block
+        shift = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
+        place = torch.arange(count, device=device) + shift[number]
+        blocks = -(-count // block) + 8
+        target = torch.full((blocks * block,), -1, dtype=torch.int32, device=device)
+        columns, masks = torch.zeros_like(target), torch.zeros_like(target)
+        target[place] = by_number[found]
+        columns[place] = column.to(torch.int32)
+        masks[place] = self.mask[self.order[column].to(torch.int64)]
+        first = torch.arange(blocks, device=device) * block
+        slot = torch.searchsorted(sizes.cumsum(0), first, right=True).clamp_max(7).to(torch.int32)
+        return ChildRows(target, columns, slot, *visited(masks.view(blocks, block)))
 
     @cached_property
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

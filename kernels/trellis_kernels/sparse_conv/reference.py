@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from trellis_kernels.neighbour_map.reference import kernel_offsets
@@ -27,6 +29,26 @@ def gathered_conv(
     if bias is not None:
         out = out + bias.to(exact)
     return out.to(feats.dtype)
+
+
+class _Pick(torch.autograd.Function):
+    """rows[slots] for slots without repetition: the gradient is a plain copy instead of atomic additions."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slots)
+        ctx.count = len(rows)
+        return rows.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, slots, grad), None
+
+
+def pick_children(feats: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """[P, 8 c] on parents -> [M, c] on children `slots` (int64 parent * 8 + child, none twice)."""
+    return _Pick.apply(feats.reshape(len(feats) * 8, feats.shape[1] // 8), slots)
 
 
 def strided_sites(

@@ -27,33 +27,48 @@ class Tile:
     stages: int
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def forward_kernel(
-    feats, weights, bias, out, order, table, offsets, starts, count, stride,
-    CI: tl.constexpr, CO: tl.constexpr, BIASED: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    feats, weights, bias, out, order, column, slot, table, offsets, starts, count, stride,
+    CI: tl.constexpr, CO: tl.constexpr, VOLUME: tl.constexpr, BIASED: tl.constexpr, CHILDREN: tl.constexpr,
+    STORED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """feats [N, CI], weights [V, CI, CO] -> out [N, CO]; one program takes BM rows in plan order and BN columns."""
+    """feats [N, CI] -> out [M, CO]; one program takes BM rows of `order` and BN columns.
+
+    Row m of the order reads column m of the table (column[m] with CHILDREN) and writes row order[m] of out; m >= count
+    and rows below 0 write nothing. With CHILDREN all rows of a block are children of number slot[block], and the
+    weights have 8 CO outputs, of which these rows take CO from slot * CO on.
+    weights: [V, CI, outputs], or with STORED [outputs, V, CI] as checkpoints have them.
+    """
     TILES: tl.constexpr = (CO + BN - 1) // BN
     STEPS: tl.constexpr = (CI + BK - 1) // BK
+    OUTPUTS: tl.constexpr = 8 * CO if CHILDREN else CO
     block = tl.program_id(0) // TILES
     m = block * BM + tl.arange(0, BM)
     n = (tl.program_id(0) % TILES) * BN + tl.arange(0, BN)
+    target = tl.load(order + m, mask=m < count, other=-1)
+    place = m
+    first = 0
+    if CHILDREN:
+        place = tl.load(column + m, mask=m < count, other=0)
+        first = tl.load(slot + block) * CO
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(tl.load(starts + block) * STEPS, tl.load(starts + block + 1) * STEPS):
         v = tl.load(offsets + t // STEPS).to(tl.int64)
         k = (t % STEPS) * BK + tl.arange(0, BK)
-        source = tl.load(table + v * stride + m)
+        source = tl.load(table + v * stride + place)
         picked = source[:, None].to(tl.int64) * CI + k[None, :]
         a = tl.load(feats + picked, mask=(source >= 0)[:, None] & (k < CI)[None, :], other=0.0)
-        w = weights + (v * CI + k[:, None]) * CO + n[None, :]
+        if STORED:
+            w = weights + ((first + n)[None, :].to(tl.int64) * VOLUME + v) * CI + k[:, None]
+        else:
+            w = weights + (v * CI + k[:, None]) * OUTPUTS + (first + n)[None, :]
         b = tl.load(w, mask=(k < CI)[:, None] & (n < CO)[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
     if BIASED:
-        total += tl.load(bias + n, mask=n < CO, other=0.0).to(tl.float32)[None, :]
-    target = tl.load(order + m, mask=m < count, other=0)
-    place = out + target[:, None].to(tl.int64) * CO + n[None, :]
-    tl.store(place, total.to(out.dtype.element_ty), mask=(m < count)[:, None] & (n < CO)[None, :])
+        total += tl.load(bias + first + n, mask=n < CO, other=0.0).to(tl.float32)[None, :]
+    at = out + target[:, None].to(tl.int64) * CO + n[None, :]
+    tl.store(at, total.to(out.dtype.element_ty), mask=(target >= 0)[:, None] & (n < CO)[None, :])
 
 
 @triton.jit
@@ -117,10 +132,12 @@ def forward(
     bias: torch.Tensor | None,
     plan: ConvPlan,
     tile: Tile | None = None,
+    *,
+    stored: bool = False,
 ) -> torch.Tensor:
-    """feats [N, Ci], weights [V, Ci, Co], bias [Co] -> [N, Co]."""
+    """feats [N, Ci], weights [V, Ci, Co] (stored: [Co, V, Ci]), bias [Co] -> [N, Co]."""
     count, inputs = feats.shape
-    outputs = weights.shape[2]
+    outputs = weights.shape[0 if stored else 2]
     out = feats.new_empty((count, outputs))
     if count == 0 or outputs == 0:
         return out
@@ -129,8 +146,36 @@ def forward(
     grid = (triton.cdiv(count, tile.rows) * triton.cdiv(outputs, tile.columns),)
     with on_device(feats.device):
         forward_kernel[grid](
-            feats, weights, weights if bias is None else bias, out, plan.order, plan.table, offsets, starts,
-            count, plan.table.shape[1], CI=inputs, CO=outputs, BIASED=bias is not None,
+            feats, weights, weights if bias is None else bias, out, plan.order, plan.order, plan.order, plan.table,
+            offsets, starts, count, plan.table.shape[1], CI=inputs, CO=outputs, VOLUME=plan.neighbours.shape[1],
+            BIASED=bias is not None, CHILDREN=False, STORED=stored,
+            BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    return out
+
+
+def children_forward(
+    feats: torch.Tensor,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: ConvPlan,
+    slots: torch.Tensor,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """feats [P, Ci], weights as stored [8 c, V, Ci], bias [8 c], slots int64 [M] parent * 8 + child -> [M, c]."""
+    inputs, outputs, count = feats.shape[1], weights.shape[0] // 8, slots.shape[0]
+    out = feats.new_empty((count, outputs))
+    if count == 0 or outputs == 0:
+        return out
+    tile = tile or forward_tile(inputs, outputs, feats.dtype)
+    rows = plan.children(slots, tile.rows)
+    grid = (rows.slot.shape[0] * triton.cdiv(outputs, tile.columns),)
+    with on_device(feats.device):
+        forward_kernel[grid](
+            feats, weights, weights if bias is None else bias, out, rows.target, rows.column, rows.slot, plan.table,
+            rows.offsets, rows.starts, rows.target.shape[0], plan.table.shape[1], CI=inputs, CO=outputs,
+            VOLUME=plan.neighbours.shape[1], BIASED=bias is not None, CHILDREN=True, STORED=True,
             BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
