@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from benchmarks.mesh_to_dual_grid import sphere
 from benchmarks.workload import benchmark, milliseconds
-from trellis_kernels.mesh_attributes.op import textured_attributes
+from trellis_kernels.mesh_attributes.op import Sampling, textured_attributes
 from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh
 from trellis_kernels.mesh_to_dual_grid.op import GridBox, mesh_to_dual_grid
 
@@ -32,7 +32,7 @@ def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
         box = GridBox.cube(resolution)
         coords = mesh_to_dual_grid(vertices, faces, box).coords.numpy()
         for original, workers in ((False, 1), (True, 1), (False, os.cpu_count() or 1)):
-            run = functools.partial(textured_attributes, mesh, coords, box, original=original, workers=workers)
+            run = functools.partial(textured_attributes, mesh, coords, box, Sampling(original, workers=workers))
             row = {"faces": len(faces), "resolution": resolution, "voxels": len(coords), "original": original}
             yield row | {"workers": workers, "ms": milliseconds(run, device, repeats=3)}
 

@@ -6,8 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from trellis_kernels.mesh_attributes import reference
-from trellis_kernels.mesh_attributes.op import emissive_colours, flat_attributes, shading_normals, textured_attributes
-from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh, mip_levels
+from trellis_kernels.mesh_attributes.op import (
+    Sampling,
+    emissive_colours,
+    flat_attributes,
+    shading_normals,
+    textured_attributes,
+)
+from trellis_kernels.mesh_attributes.surface import Material, PaintedMesh, Texture, TexturedMesh, mip_levels
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 
@@ -23,9 +29,9 @@ def test_matches_reference_in_any_order(resolution: int) -> None:
     rng = np.random.default_rng(resolution)
     vertices, faces, rgba, metal_rough = example(rng, 12)
     coords = rng.permutation(np.unique(rng.integers(0, resolution, (400, 3)), axis=0)).astype(np.int32)
-    out = flat_attributes(vertices, faces, rgba, metal_rough, coords, resolution)
+    out = flat_attributes(PaintedMesh(vertices, faces, rgba, metal_rough), coords, resolution)
     points, cells = ((vertices.astype(np.float64) + 0.5) * resolution).astype(np.float32), np.full(3, resolution)
-    slow = reference.flat_attributes(points, faces, rgba, metal_rough, coords, cells)
+    slow = reference.flat_attributes(PaintedMesh(points, faces, rgba, metal_rough), coords, cells)
     assert out.dtype == np.uint8
     assert np.abs(out.astype(int) - slow.astype(int)).max() <= 1
     assert (out == slow).mean() > 0.99
@@ -35,7 +41,7 @@ def test_one_colour_stays_that_colour() -> None:
     vertices, faces, rgba, metal_rough = example(np.random.default_rng(1), 20)
     rgba[:], metal_rough[:] = (7, 100, 255, 31), (0, 254)
     coords = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    out = flat_attributes(vertices, faces, rgba, metal_rough, coords, 16)
+    out = flat_attributes(PaintedMesh(vertices, faces, rgba, metal_rough), coords, 16)
     met = ~(out == [128, 128, 128, 128, 128, 255]).all(1)
     assert met.sum() > 300
     assert (out[met] == [7, 100, 255, 0, 254, 31]).all()
@@ -44,11 +50,12 @@ def test_one_colour_stays_that_colour() -> None:
 def test_empty_and_mistakes() -> None:
     vertices, faces, rgba, metal_rough = example(np.random.default_rng(1), 4)
     nothing = np.empty((0, 3), np.int32)
-    assert flat_attributes(vertices, faces, rgba, metal_rough, nothing, 16).shape == (0, 6)
+    mesh = PaintedMesh(vertices, faces, rgba, metal_rough)
+    assert flat_attributes(mesh, nothing, 16).shape == (0, 6)
     with pytest.raises(ValueError, match="4 faces"):
-        flat_attributes(vertices, faces, rgba[:3], metal_rough, nothing, 16)
+        PaintedMesh(vertices, faces, rgba[:3], metal_rough)
     with pytest.raises(ValueError, match="do not fit"):
-        flat_attributes(vertices, faces, rgba, metal_rough, np.full((1, 3), 16), 16)
+        flat_attributes(mesh, np.full((1, 3), 16), 16)
 
 
 def textured(rng: np.random.Generator, faces: int) -> TexturedMesh:
@@ -77,7 +84,7 @@ def test_textured_matches_reference(cells: tuple[int, int, int]) -> None:
     fast = textured_attributes(mesh, coords, box)
     slow = textured_attributes(mesh, coords, box, implementation="reference")
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
-    assert np.array_equal(fast, textured_attributes(mesh, coords, box, workers=3))
+    assert np.array_equal(fast, textured_attributes(mesh, coords, box, Sampling(workers=3)))
     assert textured_attributes(mesh, coords[:0], box).shape == (0, 6)
 
 
@@ -112,10 +119,10 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     mesh, box = textured(rng, 30), GridBox.cube(40)
     coords = np.unique(rng.integers(0, 40, (9000, 3)), axis=0).astype(np.int32)
-    whole = [textured_attributes(mesh, coords, box, original=original) for original in (False, True)]
+    whole = [textured_attributes(mesh, coords, box, Sampling(original)) for original in (False, True)]
     monkeypatch.setattr("trellis_kernels.mesh_to_dual_grid.cpu.SLAB_BYTES", 40 * 8 * 3)
     assert np.array_equal(textured_attributes(mesh, coords, box), whole[0])
-    assert np.array_equal(textured_attributes(mesh, coords, box, original=True), whole[1])
+    assert np.array_equal(textured_attributes(mesh, coords, box, Sampling(original=True)), whole[1])
 
 
 def test_mip_levels_keep_the_mean_of_any_size() -> None:

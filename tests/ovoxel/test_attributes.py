@@ -11,6 +11,7 @@ import trimesh
 from PIL import Image
 from safetensors.numpy import load_file
 from trellis_kernels.mesh_attributes import op
+from trellis_kernels.mesh_attributes.op import Sampling
 from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
@@ -87,7 +88,7 @@ def test_golden_raw(golden: dict[str, np.ndarray], linear: int, wrap: int) -> No
     vertices = golden["raw.triangles"].reshape(-1, 3)
     mesh = TexturedMesh(vertices, faces, golden["raw.uvs"], material, (Material(base, rest, rest, base),))
     box = GridBox((0, 0, 0), (1, 1, 1), (32, 32, 32))
-    values = op.textured_attributes(mesh, golden["raw.coords"].astype(np.int32), box, original=True)
+    values = op.textured_attributes(mesh, golden["raw.coords"].astype(np.int32), box, Sampling(original=True))
     names = [golden[f"raw.f{linear}w{wrap}.{name}"].reshape(len(values), -1) for name in CHANNELS]
     np.testing.assert_allclose(values, np.concatenate(names, axis=1), rtol=0, atol=1e-4)
 
@@ -98,7 +99,7 @@ def test_golden_raw_normals(golden: dict[str, np.ndarray]) -> None:
     vertices, normals = golden["raw.triangles"].reshape(-1, 3), golden["raw.normals"]
     mesh = TexturedMesh(vertices, faces, golden["raw.uvs"], material, (Material(),), normals=normals)
     box = GridBox((0, 0, 0), (1, 1, 1), (32, 32, 32))
-    found = op.shading_normals(mesh, golden["raw.coords"].astype(np.int32), box, original=True)
+    found = op.shading_normals(mesh, golden["raw.coords"].astype(np.int32), box, Sampling(original=True))
     np.testing.assert_allclose(found, golden["raw.normal"], rtol=0, atol=1e-5)
 
 

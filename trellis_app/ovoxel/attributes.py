@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from trellis_kernels.mesh_attributes import op
-from trellis_kernels.mesh_attributes.surface import TexturedMesh
+from trellis_kernels.mesh_attributes.op import Sampling
+from trellis_kernels.mesh_attributes.surface import PaintedMesh, TexturedMesh
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 from trellis_app.types import DualGrid
@@ -24,7 +23,8 @@ def flat_attributes(
     vertices: float32 [V, 3] in the grid's frame; faces: int32 [F, 3]; corner_rgba: uint8 [F, 3, 4] sRGB and alpha;
     metal_rough: uint8 [F, 2]. Channels: base colour, metallic, roughness, alpha.
     """
-    return op.flat_attributes(vertices, faces, corner_rgba, metal_rough, grid.coords.numpy(), grid.resolution)
+    mesh = PaintedMesh(vertices, faces, corner_rgba, metal_rough)
+    return op.flat_attributes(mesh, grid.coords.numpy(), grid.resolution)
 
 
 def textured_mesh_to_attributes(
@@ -36,7 +36,7 @@ def textured_mesh_to_attributes(
     the released models' training data. Channels: base colour (sRGB), metallic, roughness, alpha.
     """
     box, coords = GridBox.cube(grid.resolution), grid.coords.numpy()
-    values = op.textured_attributes(mesh, coords, box, original=original, mip_offset=mip_offset, workers=workers)
+    values = op.textured_attributes(mesh, coords, box, Sampling(original, mip_offset, workers))
     return as_bytes(values, rounded=not original)
 
 
@@ -48,9 +48,9 @@ def textured_mesh_to_details(
     mesh: read by `scene.textured_mesh` with details.
     """
     box, coords = GridBox.cube(grid.resolution), grid.coords.numpy()
-    options: dict[str, Any] = {"original": original, "mip_offset": mip_offset, "workers": workers}
-    emissive = op.emissive_colours(mesh, coords, box, **options)
-    normal = op.shading_normals(mesh, coords, box, **options) * 0.5 + 0.5
+    sampling = Sampling(original, mip_offset, workers)
+    emissive = op.emissive_colours(mesh, coords, box, sampling)
+    normal = op.shading_normals(mesh, coords, box, sampling) * 0.5 + 0.5
     return as_bytes(emissive, rounded=not original), as_bytes(normal, rounded=not original)
 
 

@@ -3,110 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trellis_kernels.mesh_attributes import reference
-from trellis_kernels.mesh_attributes.surface import WRAPS, Material, TexturedMesh, mip_levels
+from trellis_kernels.mesh_attributes.surface import WRAPS, Material, PaintedMesh, TexturedMesh, mip_levels
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How materials are read, and by how many threads.
+
+    original: by the rules of the tool that made the released models' training data, which takes triangles crossing the
+    voxel's edges, extrapolates over their borders and weighs all about the same.
+    """
+
+    original: bool = False
+    mip_offset: float = 0.0  # added to the texture level
+    workers: int = 1
+
+
 def flat_attributes(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    corner_rgba: np.ndarray,
-    metal_rough: np.ndarray,
-    coords: np.ndarray,
-    resolution: int,
-    *,
-    implementation: str = "auto",
+    mesh: PaintedMesh, coords: np.ndarray, resolution: int, *, implementation: str = "auto"
 ) -> np.ndarray:
     """Attributes uint8 [M, 6] (base colour, metallic, roughness, alpha; x 255) of the voxels a coloured mesh passes.
 
-    vertices: float [V, 3] in the box [-0.5, 0.5]^3; faces: int [F, 3]; corner_rgba: uint8 [F, 3, 4], colour and alpha
-    at each face corner; metal_rough: uint8 [F, 2]; coords: int [M, 3] unique, in any order, which the rows keep.
-    Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
+    mesh: in the box [-0.5, 0.5]^3; coords: int [M, 3] unique, in any order, which the rows keep. Voxels the mesh does
+    not pass are mid-grey and opaque. Raises ValueError where coordinates do not fit.
     """
-    count = len(faces)
-    if corner_rgba.shape != (count, 3, 4) or metal_rough.shape != (count, 2):
-        raise ValueError(f"{count} faces, but colours {corner_rgba.shape} and materials {metal_rough.shape}")
-    points = ((np.asarray(vertices, np.float64) + 0.5) * resolution).astype(np.float32)
+    points = ((np.asarray(mesh.vertices, np.float64) + 0.5) * resolution).astype(np.float32)
     cells = np.full(3, resolution, np.int64)
-    triangles, colours = np.ascontiguousarray(faces, np.int32), np.ascontiguousarray(corner_rgba, np.uint8)
-    materials = np.ascontiguousarray(metal_rough, np.uint8)
+    bytes_ = (np.ascontiguousarray(part, np.uint8) for part in (mesh.corner_rgba, mesh.metal_rough))
+    placed = PaintedMesh(points, np.ascontiguousarray(mesh.faces, np.int32), *bytes_)
     if implementation == "reference":
         run = reference.flat_attributes
     else:
         from trellis_kernels.mesh_attributes import cpu
 
         run = cpu.flat_attributes
-    return in_order(coords, cells, lambda voxels: run(points, triangles, colours, materials, voxels, cells))
+    return in_order(coords, cells, lambda voxels: run(placed, voxels, cells))
 
 
 def textured_attributes(
     mesh: TexturedMesh,
     coords: np.ndarray,
     box: GridBox,
+    sampling: Sampling = Sampling(),
     *,
-    original: bool = False,
-    mip_offset: float = 0.0,
-    workers: int = 1,
     implementation: str = "auto",
 ) -> np.ndarray:
     """Attributes float32 [M, 6] in [0, 1] (base colour, metallic, roughness, alpha) of the voxels a mesh passes.
 
     coords: int [M, 3] unique, in any order, which the rows keep; textures of any size. A voxel takes the mean over the
-    triangles that meet it of the material at the closest point, weighted by 1 - distance in voxels. original: instead
-    the rules of the tool that made the released models' training data, which takes triangles crossing the voxel's
-    edges, extrapolates over their borders and weighs all about the same. mip_offset: added to the texture level.
-    Voxels the mesh does not pass are mid-grey and opaque. Raises ValueError where shapes do not fit.
+    triangles that meet it of the material at the closest point, weighted by 1 - distance in voxels. Voxels the mesh
+    does not pass are mid-grey and opaque. Raises ValueError where coordinates do not fit.
     """
-    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
-    return sampled(mesh, coords, box, None, options, implementation)
+    return sampled(mesh, coords, box, None, sampling, implementation)
 
 
 def emissive_colours(
     mesh: TexturedMesh,
     coords: np.ndarray,
     box: GridBox,
+    sampling: Sampling = Sampling(),
     *,
-    original: bool = False,
-    mip_offset: float = 0.0,
-    workers: int = 1,
     implementation: str = "auto",
 ) -> np.ndarray:
-    """Emitted colour float32 [M, 3] of voxels, sampled as `textured_attributes`; original never reads a mip level.
+    """Emitted colour float32 [M, 3] of voxels, sampled as `textured_attributes`; the original never reads a mip level.
 
     Black where the mesh does not pass.
     """
     glowing = tuple(Material(m.emissive, factors=(*m.emissive_factor, 1.0, 1.0, 1.0)) for m in mesh.materials)
-    options = {"original": original, "mip_offset": -np.inf if original else float(mip_offset), "workers": workers}
-    values = sampled(replace(mesh, materials=glowing, colors=None), coords, box, None, options, implementation)
-    return passed(values)
+    rules = replace(sampling, mip_offset=-np.inf) if sampling.original else sampling
+    return passed(sampled(replace(mesh, materials=glowing, colors=None), coords, box, None, rules, implementation))
 
 
 def shading_normals(
     mesh: TexturedMesh,
     coords: np.ndarray,
     box: GridBox,
+    sampling: Sampling = Sampling(),
     *,
-    original: bool = False,
-    mip_offset: float = 0.0,
-    workers: int = 1,
     implementation: str = "auto",
 ) -> np.ndarray:
     """Unit shading normals float32 [M, 3] of voxels, bent by normal maps, sampled as `textured_attributes`.
 
-    original: interpolated normals and means keep their length, and mirrored UVs turn the map round. Zero where the mesh
-    does not pass, or where normals cancel.
+    The original's interpolated normals and means keep their length, and mirrored UVs turn its map round. Zero where
+    the mesh does not pass, or where normals cancel.
     """
     mapped = tuple(Material(m.normal) for m in mesh.materials)
-    options = {"original": original, "mip_offset": float(mip_offset), "workers": workers}
     plain, corners = replace(mesh, materials=mapped, colors=None), mesh.corner_normals()
-    normals = passed(sampled(plain, coords, box, corners, options, implementation))
-    if original:
+    normals = passed(sampled(plain, coords, box, corners, sampling, implementation))
+    if sampling.original:
         return normals
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.divide(normals, length, out=np.zeros_like(normals), where=length > 1e-6)
@@ -122,7 +112,7 @@ def sampled(
     coords: np.ndarray,
     box: GridBox,
     normals: np.ndarray | None,
-    options: dict[str, Any],
+    sampling: Sampling,
     implementation: str,
 ) -> np.ndarray:
     """The six channels of `textured_attributes`; with corner normals, base colours become shading normals."""
@@ -135,13 +125,16 @@ def sampled(
     from trellis_kernels.mesh_attributes import cpu_textured
 
     colours = np.empty((0, 3, 4)) if mesh.colors is None else mesh.colors
-    uv, tint = np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(colours, np.float32)
+    uv, tint = (
+        np.nan_to_num(mesh.uv, posinf=0.0, neginf=0.0).astype(np.float32),
+        np.ascontiguousarray(colours, np.float32),
+    )
     corners = np.empty((0, 3, 3), np.float32) if normals is None else normals
     surface = (uv, tint, np.ascontiguousarray(mesh.material, np.int32), corners)
-    textures, materials = packed(mesh.materials, rounded=not options["original"])
+    textures, materials = packed(mesh.materials, rounded=not sampling.original)
     run = cpu_textured.textured_attributes
     fixed = (geometry, surface, textures, materials)
-    return in_order(coords, cells, lambda voxels: run(*fixed, voxels, box.step, cells, **options))
+    return in_order(coords, cells, lambda voxels: run(*fixed, voxels, box.step, cells, sampling))
 
 
 def in_order(coords: np.ndarray, cells: np.ndarray, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -175,7 +168,8 @@ def packed(materials: tuple[Material, ...], *, rounded: bool) -> tuple[tuple[np.
     wrap = np.array([WRAPS.index(t.wrap) for t in unique.values()], np.int32)
     linear, count = np.array([t.linear for t in unique.values()], np.bool_), [len(chain) for chain in chains]
     extents = 0.5 * np.log2(sizes[:, 0].prod(axis=1))
-    textures = (np.concatenate(texels), starts, sizes, np.array(count, np.int32), wrap, linear, extents)
+    words = np.concatenate(texels).view("<u4").reshape(-1)
+    textures = (words, starts, sizes, np.array(count, np.int32), wrap, linear, extents)
     index = np.array([[-1 if t is None else number[id(t)] for t in row] for row in slots], np.int32).reshape(-1, 4)
     factors = np.array([m.factors for m in materials], np.float64).reshape(-1, 6)
     cutoff = np.array([-1.0 if m.alpha_cutoff is None else m.alpha_cutoff for m in materials], np.float64)

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis_kernels.mesh_attributes.surface import Material, Texture, TexturedMesh, mip_levels
+from trellis_kernels.mesh_attributes.surface import Material, PaintedMesh, Texture, TexturedMesh, mip_levels
 from trellis_kernels.mesh_to_dual_grid.op import GridBox
 from trellis_kernels.mesh_to_dual_grid.reference import overlapped, plane
 
 
-def flat_attributes(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    corner_rgba: np.ndarray,
-    metal_rough: np.ndarray,
-    coords: np.ndarray,
-    cells: np.ndarray,
-) -> np.ndarray:
+def flat_attributes(mesh: PaintedMesh, coords: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """As cpu.flat_attributes: the mean over the triangles a voxel meets, weighted by 1 - distance to its centre."""
     row = {tuple(int(c) for c in cell): k for k, cell in enumerate(coords)}
     sums, weights = np.zeros((len(coords), 6)), np.zeros((len(coords), 1))
-    for t, face in enumerate(faces):
-        triangle = vertices[face].astype(np.float64)
+    for t, face in enumerate(mesh.faces):
+        triangle = mesh.vertices[face].astype(np.float64)
         for cell in overlapped(triangle, plane(triangle)[0], np.ones(3), cells):
             if cell in row:
                 share, distance = closest(triangle, np.array(cell) + 0.5)
                 weight = max(1.0 - distance, 1e-3)
-                rgba = share @ corner_rgba[t].astype(np.float64)
-                sums[row[cell]] += weight * np.array([*rgba[:3], *metal_rough[t], rgba[3]])
+                rgba = share @ mesh.corner_rgba[t].astype(np.float64)
+                sums[row[cell]] += weight * np.array([*rgba[:3], *mesh.metal_rough[t], rgba[3]])
                 weights[row[cell]] += weight
     grey = np.array([128, 128, 128, 128, 128, 255])
     return np.where(weights > 0, sums / np.maximum(weights, 1e-9) + 0.5, grey).astype(np.uint8)

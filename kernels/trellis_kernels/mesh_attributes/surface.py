@@ -40,6 +40,21 @@ class Material:
 
 
 @dataclass(frozen=True)
+class PaintedMesh:
+    """Triangles with a colour at each corner."""
+
+    vertices: np.ndarray  # float32 [V, 3]
+    faces: np.ndarray  # int32 [F, 3]
+    corner_rgba: np.ndarray  # uint8 [F, 3, 4]
+    metal_rough: np.ndarray  # uint8 [F, 2]
+
+    def __post_init__(self) -> None:
+        count = len(self.faces)
+        if self.corner_rgba.shape != (count, 3, 4) or self.metal_rough.shape != (count, 2):
+            raise ValueError(f"{count} faces, but colours {self.corner_rgba.shape}, materials {self.metal_rough.shape}")
+
+
+@dataclass(frozen=True)
 class TexturedMesh:
     """Triangles with materials."""
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
+from trellis_kernels.leaf import leaf
 from trellis_kernels.mesh_to_dual_grid.cpu_slab import (
     activate,
     bin_triangles,
@@ -184,7 +185,7 @@ def dual_slab(vertices, faces, triangles, edges, h, n, x0, x1, face_weight, boun
     return coords, dual, crossed
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def add_plane(sums, row, plane, h, x, y, z, weight):
     """Add weight * (n . (p - v0))^2, p relative to the voxel's corner: A += w n n^T, b += w n (n . (v0 - corner))."""
     p, q, r = plane[0], plane[1], plane[2]
@@ -202,7 +203,7 @@ def add_plane(sums, row, plane, h, x, y, z, weight):
     sums[row, 8] += r * distance
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def add_hit(hits, depths, k, plane, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed):
     """Intersection and regularisation terms of one crossing, for the four voxels around the crossed edge."""
     axis = hits[k, 3]
@@ -224,7 +225,7 @@ def add_hit(hits, depths, k, plane, h, ny, wz, x0, x1, bits, ranks, regularizati
         sums[row, 8] += regularization * (depth if axis == 2 else np.float64(h[2]) * (1 - dz))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def add_boundary(vertices, i0, i1, h, n, x0, x1, bits, ranks, weight, sums):
     """Distance to the line of a boundary edge, for the active voxels that the edge passes (3-D DDA)."""
     dx = np.float64(vertices[i1, 0]) - vertices[i0, 0]
@@ -255,7 +256,7 @@ def add_boundary(vertices, i0, i1, h, n, x0, x1, bits, ranks, weight, sums):
             z, tz = z + sz, tz + stepz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def dda_axis(start, direction, step):
     """(first cell, parameter of the first crossing, parameter step, +1 or -1) along one axis."""
     cell = int(np.floor(np.float64(start) / step))
@@ -266,7 +267,7 @@ def dda_axis(start, direction, step):
     return cell, np.inf, np.inf, 1
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def add_line(sums, row, vertices, i0, d, h, x, y, z, weight):
     """Add weight * squared distance to the line through vertex i0 along d: A += w (I - d d^T), b += A (v0 - corner)."""
     px = vertices[i0, 0] - h[0] * np.float64(x)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from trellis_kernels.leaf import leaf
+
 ONE = np.uint64(1)
 TIE = 1e-9  # voxels: a constraint met this closely counts as met
 FLAT = 1e-14  # a slope this small is none
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def popcount(word):
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -23,12 +25,12 @@ def popcount(word):
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def set_bit(bits, ny, wz, x, y, z):
     bits[(x * ny + y) * wz + (z >> 6)] |= ONE << np.uint64(z & 63)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def row_of(bits, ranks, ny, wz, x, y, z):
     """Row of the voxel (x counted from the slab's first slice), or -1 where it is not active."""
     at = (x * ny + y) * wz + (z >> 6)
@@ -39,7 +41,7 @@ def row_of(bits, ranks, ny, wz, x, y, z):
     return np.int64(ranks[at]) + popcount(word & (mask - ONE))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def count_ranks(bits, ranks):
     """Fill `ranks` with the number of set bits before each word; returns the total."""
     total = np.int64(0)
@@ -51,6 +53,17 @@ def count_ranks(bits, ranks):
 
 
 @njit(cache=True, nogil=True)
+def index_voxels(coords, ny, wz, x0, x1):
+    """Bit map and ranks of voxels int32 [m, 3], all within the slab and in lexicographic order."""
+    bits = np.zeros((x1 - x0) * ny * wz, np.uint64)
+    for row in range(coords.shape[0]):
+        set_bit(bits, ny, wz, coords[row, 0] - x0, coords[row, 1], coords[row, 2])
+    ranks = np.empty(bits.shape[0], np.int32)
+    count_ranks(bits, ranks)
+    return bits, ranks
+
+
+@leaf
 def list_voxels(bits, ny, wz, x0, coords):
     """Write the coordinates of the set bits, in row order."""
     row = 0
@@ -91,12 +104,12 @@ def bin_triangles(vertices, faces, hx, slices, slabs):
     return starts, triangles
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def cell_of(value, step, cells):
     return min(max(int(value / step), 0), cells - 1)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def scan_bound(vertices, i0, i1, i2, axis, h, n, x0, x1):
     """Upper bound of the hits of `scan_axis`."""
     bound = np.int64(1)
@@ -112,7 +125,7 @@ def scan_bound(vertices, i0, i1, i2, axis, h, n, x0, x1):
     return bound
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def scan_axis(vertices, i0, i1, i2, axis, h, n, x0, x1, hits, depths, count):
     """Append the crossings of one triangle with the grid lines along `axis`; returns the new count.
 
@@ -164,7 +177,7 @@ def scan_axis(vertices, i0, i1, i2, axis, h, n, x0, x1, hits, depths, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def clip_columns(begin, end, lx, rx, lz, rz, x0, x1):
     """Columns of a scan line whose depth can lie within the slab (two columns of margin), all in voxels."""
     if max(lz, rz) < x0 - 1 or min(lz, rz) > x1 + 1:
@@ -204,7 +217,7 @@ def scan_slab(vertices, faces, triangles, h, n, x0, x1):
     return hits[:count], depths[:count], ends
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def activate(hits, ny, wz, x0, x1, bits):
     """Set the bits of the four voxels around each crossed edge, within the slab."""
     for k in range(hits.shape[0]):
@@ -215,7 +228,7 @@ def activate(hits, ny, wz, x0, x1, bits):
                 set_bit(bits, ny, wz, x + dx, y + dy, z + dz)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def corner_offset(axis, corner):
     """Offset of one of the four voxels around the far edge along `axis`; corner 0 is the voxel itself."""
     u, w = corner >> 1, corner & 1
@@ -226,7 +239,7 @@ def corner_offset(axis, corner):
     return u, w, 0
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def plane_of(vertices, i0, i1, i2, plane):
     """Unit normal (zero for a degenerate triangle) and offset n . v0 of a triangle."""
     ux = np.float64(vertices[i1, 0]) - vertices[i0, 0]
@@ -242,7 +255,7 @@ def plane_of(vertices, i0, i1, i2, plane):
     plane[3] = plane[0] * vertices[i0, 0] + plane[1] * vertices[i0, 1] + plane[2] * vertices[i0, 2]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def narrow(low, high, slope, offset):
     """Integers k of [low, high] with slope * k + offset >= 0; an empty range has high < low."""
     if slope > FLAT:
@@ -256,7 +269,7 @@ def narrow(low, high, slope, offset):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def edge_tests(vertices, i0, i1, i2, plane, h, u, w, tests):
     """Three conservative edge tests in the (u, w) projection: tests[u, e] = (a, b, c), met iff a i + b j + c >= 0."""
     sign = -1.0 if plane[3 - u - w] < 0.0 else 1.0
@@ -269,7 +282,7 @@ def edge_tests(vertices, i0, i1, i2, plane, h, u, w, tests):
         tests[u, e, 2] = max(nu, 0.0) * h[u] + max(nw, 0.0) * h[w] - nu * vertices[start, u] - nw * vertices[start, w]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def cell_range(vertices, i0, i1, i2, a, h, n):
     """First and last cell of a triangle along axis a."""
     low = np.float64(min(vertices[i0, a], vertices[i1, a], vertices[i2, a]))
@@ -277,7 +290,7 @@ def cell_range(vertices, i0, i1, i2, a, h, n):
     return max(int(low / h[a]), 0), min(int(high / h[a] + 1.0), n[a]) - 1
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows):
     """Active voxels of the slab whose box meets the triangle, after Schwarz and Seidel 2010; returns their number.
 

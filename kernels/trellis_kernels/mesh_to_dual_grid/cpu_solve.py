@@ -6,12 +6,13 @@ A row of sums is (a00, a01, a02, a11, a12, a22, b0, b1, b2); the error of a poin
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from trellis_kernels.leaf import leaf
 
 SINGULAR = 1e-10  # pivots smaller than this part of the largest diagonal entry count as zero
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def solve_in_box(s, r, box, point):
     """Write the minimiser over [0, box] to `point`: the free minimum where it lies inside, else the best on a face.
 
@@ -31,13 +32,13 @@ def solve_in_box(s, r, box, point):
             best = face_minimum(s, r, box, axis, box[axis], best, point)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def entry(s, r, i, j):
     low, high = min(i, j), max(i, j)
     return s[r, low * (5 - low) // 2 + high]
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def free_minimum(s, r, point):
     """Solve A p = b by a pivoted LDL^T; basic solution where A is singular. Returns whether A is regular."""
     d0, d1, d2 = s[r, 0], s[r, 3], s[r, 5]
@@ -72,7 +73,7 @@ def free_minimum(s, r, point):
     return regular
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def error_at(s, r, x, y, z):
     return (
         x * (s[r, 0] * x + 2.0 * (s[r, 1] * y + s[r, 2] * z - s[r, 6]))
@@ -81,7 +82,7 @@ def error_at(s, r, x, y, z):
     )
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def face_minimum(s, r, box, axis, value, best, point):
     """Minimum over one face of the box; writes `point` and returns its error where it beats `best`."""
     u, w = (axis + 1) % 3, (axis + 2) % 3
@@ -102,7 +103,7 @@ def face_minimum(s, r, box, axis, value, best, point):
     return best
 
 
-@njit(cache=True, nogil=True, inline="always")
+@leaf
 def take(s, r, axis, value, pu, pw, best, point):
     x, y, z = (value, pu, pw) if axis == 0 else ((pw, value, pu) if axis == 1 else (pu, pw, value))
     error = error_at(s, r, x, y, z)

@@ -1,0 +1,20 @@
+"""Numba functions that neither make nor keep arrays, without reference counts.
+
+Numba counts the references of every array argument at every call, with atomic additions that cost more than a short
+function's own work. A leaf function only reads and writes arrays that its caller holds, so it needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def leaf(function: F) -> F:
+    """Compile a function that only uses its caller's arrays; making one inside is an error when it is compiled."""
+    compiled: F = njit(cache=True, nogil=True, _nrt=False)(function)
+    return compiled
