@@ -60,7 +60,7 @@ def open_air(surface: Surface, *, voxel: float, check: Check = go_on) -> Air:
 
 
 @njit(cache=True, nogil=True)
-def _mark_coarse(blocked, points, grain, shape):  # type: ignore[no-untyped-def]
+def _mark_coarse(blocked: np.ndarray, points: np.ndarray, grain: int, shape: tuple[int, int, int]) -> None:
     for p in points:
         x, y, z = p // (shape[1] * shape[2]), p // shape[2] % shape[1], p % shape[2]
         blocked[x // grain + _RADIUS, y // grain + _RADIUS, z // grain + _RADIUS] = 1
@@ -82,7 +82,7 @@ def _dilated(cells: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _flooded(free):  # type: ignore[no-untyped-def]
+def _flooded(free: np.ndarray) -> np.ndarray:
     """The free cells that are connected to the first one over their faces, uint8."""
     nx, ny, nz = free.shape
     out = np.zeros(free.shape, np.uint8)
@@ -114,7 +114,7 @@ def _flooded(free):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _before(lower, start, line, position):  # type: ignore[no-untyped-def]
+def _before(lower: np.ndarray, start: np.ndarray, line: int, position: int) -> tuple[int, int]:
     """(crossings of a line before a position, and after it)."""
     low, high = start[line], start[line + 1]
     end = high
@@ -128,7 +128,15 @@ def _before(lower, start, line, position):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _close_leaks(points, free, reached, grain, shape, starts, lowers):  # type: ignore[no-untyped-def]
+def _close_leaks(
+    points: np.ndarray,
+    free: np.ndarray,
+    reached: np.ndarray,
+    grain: int,
+    shape: tuple[int, int, int],
+    starts: tuple[np.ndarray, ...],
+    lowers: tuple[np.ndarray, ...],
+) -> None:
     """Clear `free` at points that only leaks connect with the open air."""
     nx, ny, nz = shape
     for i in range(len(points)):

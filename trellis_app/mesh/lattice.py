@@ -1,9 +1,9 @@
-"""Where a triangle surface crosses the edges of a cubic lattice, and which lattice points the open air reaches.
+"""Where a triangle surface crosses the edges of a cubic lattice, and which lattice points are connected.
 
 The lattice is the corner grid of the decoder's voxels, moved by a few thousandths of a step. Vertices are snapped to
 1/1024 of a step: lattice lines then miss every vertex, and the crossings of a closed surface are exact: an even number
-on every line. Free lattice points form runs along z, cut by crossings; runs that touch over an uncrossed edge belong to one region. The cost grows with the surface
-and the number of lattice lines, not with the volume.
+on every line. Free lattice points form runs along z, cut by crossings; runs that touch over an uncrossed edge belong to
+one region. The cost grows with the surface and the number of lattice lines, not with the volume.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from trellis_app.mesh.surface import Surface, find_root
 from trellis_app.progress import Check, go_on
 
 UNIT = 65536  # integer units in a lattice step
-_SNAP = 64  # vertices lie on multiples of this many units
-_SHIFT = np.array([97, 211, 331])  # of the lattice in units: no vertex, no plain plane goes through a lattice point
+SNAP = 64  # vertices lie on multiples of this many units
+SHIFT = np.array([97, 211, 331])  # of the lattice in units: no vertex, no plain plane goes through a lattice point
 _MARGIN = 2  # free lattice steps around the surface
 _LONGEST = 1600  # lattice steps along the longest side: a finer lattice is not needed to tell in from out
 
@@ -45,7 +45,7 @@ def lattice_around(vertices: np.ndarray, voxel: float) -> Lattice:
     first = np.floor((low + 0.5) / step) - _MARGIN
     last = np.ceil((high + 0.5) / step) + _MARGIN
     nx, ny, nz = (int(n) + 1 for n in last - first)
-    return Lattice(first * step - 0.5 + _SHIFT * (step / UNIT), step, (nx, ny, nz))
+    return Lattice(first * step - 0.5 + SHIFT * (step / UNIT), step, (nx, ny, nz))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,16 @@ class Crossings:
 
 
 @njit(cache=True, nogil=True)
-def _cross_lines(snapped, faces, axis, fill, line, depth, face, rising):  # type: ignore[no-untyped-def]
+def _cross_lines(
+    snapped: np.ndarray,
+    faces: np.ndarray,
+    axis: int,
+    fill: bool,
+    line: np.ndarray,
+    depth: np.ndarray,
+    face: np.ndarray,
+    rising: np.ndarray,
+) -> int:
     """Count (fill False) or write the crossings of all lattice lines along `axis`; returns how many there are."""
     b, c = (axis + 1) % 3, (axis + 2) % 3
     count = 0
@@ -106,7 +115,7 @@ def _cross_lines(snapped, faces, axis, fill, line, depth, face, rising):  # type
 
 
 @njit(cache=True, nogil=True)
-def _ranks(line, same_edge):  # type: ignore[no-untyped-def]
+def _ranks(line: np.ndarray, same_edge: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(first, last of their edge, crossings before, crossings after on the line) of crossings in order."""
     count = len(line)
     first, last = np.ones(count, np.bool_), np.ones(count, np.bool_)
@@ -145,8 +154,8 @@ def _crossings_along(snapped: np.ndarray, faces: np.ndarray, lattice: Lattice, a
 
 def crossings(surface: Surface, lattice: Lattice, *, check: Check = go_on) -> tuple[Crossings, Crossings, Crossings]:
     """All crossings of the surface with the lattice's edges along x, y and z."""
-    near = np.rint((surface.vertices - lattice.low + _SHIFT * (lattice.step / UNIT)) * (UNIT / _SNAP / lattice.step))
-    snapped = _SNAP * near.astype(np.int64) - _SHIFT
+    near = np.rint((surface.vertices - lattice.low + SHIFT * (lattice.step / UNIT)) * (UNIT / SNAP / lattice.step))
+    snapped = SNAP * near.astype(np.int64) - SHIFT
     check()
     with ThreadPoolExecutor(3) as pool:
         x, y, z = pool.map(lambda axis: _crossings_along(snapped, surface.faces, lattice, axis), range(3))
@@ -168,7 +177,7 @@ class Regions:
 
 
 @njit(cache=True, nogil=True)
-def _line_starts(keys, lines, height):  # type: ignore[no-untyped-def]
+def _line_starts(keys: np.ndarray, lines: int, height: int) -> np.ndarray:
     """Where each line's keys begin, int64 [lines + 1]."""
     start = np.zeros(lines + 1, np.int64)
     for key in keys:
@@ -179,7 +188,16 @@ def _line_starts(keys, lines, height):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _join_lines(parent, cuts, start, blocked, blocked_start, a, b, height):  # type: ignore[no-untyped-def]
+def _join_lines(
+    parent: np.ndarray,
+    cuts: np.ndarray,
+    start: np.ndarray,
+    blocked: np.ndarray,
+    blocked_start: np.ndarray,
+    a: int,
+    b: int,
+    height: int,
+) -> None:
     """Join the runs of line a with the runs of line b that they touch over a free edge."""
     i, j, w = start[a], start[b], blocked_start[a]
     low = 0
@@ -202,20 +220,26 @@ def _join_lines(parent, cuts, start, blocked, blocked_start, a, b, height):  # t
 
 
 @njit(cache=True, nogil=True)
-def _join_slabs(parent, cuts, start, blocked_x, start_x, blocked_y, start_y, rows, size):  # type: ignore[no-untyped-def]
+def _join_slabs(
+    parent: np.ndarray,
+    keys: tuple[np.ndarray, ...],
+    starts: tuple[np.ndarray, ...],
+    rows: tuple[int, int],
+    size: tuple[int, int, int],
+) -> None:
     """Join the runs of the lines with x in rows[0] .. rows[1] to those of the next lines along x and y."""
     nx, ny, nz = size
     for x in range(rows[0], rows[1]):
         for y in range(ny):
             line = x * ny + y
             if x + 1 < nx:
-                _join_lines(parent, cuts, start, blocked_x, start_x, line, line + ny, nz)
+                _join_lines(parent, keys[2], starts[2], keys[0], starts[0], line, line + ny, nz)
             if y + 1 < ny:
-                _join_lines(parent, cuts, start, blocked_y, start_y, line, line + 1, nz)
+                _join_lines(parent, keys[2], starts[2], keys[1], starts[1], line, line + 1, nz)
 
 
 @njit(cache=True, nogil=True)
-def _number(parent):  # type: ignore[no-untyped-def]
+def _number(parent: np.ndarray) -> np.ndarray:
     region = np.empty(len(parent), np.int32)
     count = 0
     for run in range(len(parent)):
@@ -236,7 +260,5 @@ def regions(blocked: tuple[np.ndarray, np.ndarray, np.ndarray], lattice: Lattice
     parent = np.arange(nx * ny + len(keys[2]))
     for x in range(0, nx, 64):
         check()
-        _join_slabs(
-            parent, keys[2], starts[2], keys[0], starts[0], keys[1], starts[1], (x, min(x + 64, nx)), (nx, ny, nz)
-        )
+        _join_slabs(parent, tuple(keys), tuple(starts), (x, min(x + 64, nx)), (nx, ny, nz))
     return Regions(keys[2], _number(parent), nz)

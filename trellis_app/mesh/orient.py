@@ -19,7 +19,8 @@ from trellis_app.mesh.lattice import Crossings
 from trellis_app.mesh.surface import Edges, Surface, edge_table, face_cross
 from trellis_app.progress import Check, go_on
 
-_SKY, _PARITY = 0.5, 0.02  # weight of a free line, and of an even number of faces on it, where air is on both sides
+SKY, PARITY = 0.5, 0.02  # weight of a free line, and of an even number of faces on it, where air is on both sides
+HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
 
 
 @njit(cache=True, nogil=True)
@@ -115,7 +116,7 @@ def _votes(one: Crossings, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     both = low & high
     sky = (one.above == 0).astype(np.float64) - (one.below == 0)
     parity = (one.above % 2 == 0).astype(np.float64) - (one.below % 2 == 0)
-    up[both] = _SKY * sky[both] + _PARITY * parity[both]
+    up[both] = SKY * sky[both] + PARITY * parity[both]
     return np.where(one.rising, up, -up)
 
 
@@ -123,13 +124,14 @@ def visible_faces(surface: Surface, *, voxel: float, check: Check = go_on) -> tu
     """(the surface without hidden patches, vote float64 [F] of each face that is left).
 
     A vote is positive where the open air is at a face's front, negative where at its back. Patches that the open air
-    does not reach are dropped; if everything is hidden, nothing is.
+    hardly reaches are dropped; if everything is hidden, nothing is.
     """
     if not len(surface.faces):
         return surface, np.zeros(0)
     sides = open_sides(surface, voxel=voxel, check=check)
     patch, _ = patches_by_winding(surface, edge_table(surface))
-    hidden = (np.bincount(patch, weights=sides.crossed) > 0) & (np.bincount(patch, weights=sides.reached) == 0)
+    crossed, reached = np.bincount(patch, weights=sides.crossed), np.bincount(patch, weights=sides.reached)
+    hidden = reached < HIDDEN * crossed
     seen = ~hidden[patch]
     return (surface.keep_faces(seen), sides.vote[seen]) if seen.any() else (surface, sides.vote)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
@@ -19,7 +21,7 @@ from trellis_app.progress import Check, go_on
 
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
-_CRUMB, _FIN, _HOLE, _APART = 12.0, 5.0, 24.0, 0.02
+CRUMB, FIN, HOLE, APART = 12.0, 5.0, 24.0, 0.02
 
 
 def clean(surface: Surface) -> Surface:
@@ -97,7 +99,7 @@ def _pair_around_edge(vertices: np.ndarray, faces: np.ndarray, halves: np.ndarra
 
 
 @njit(cache=True, nogil=True)
-def _partners(vertices: np.ndarray, faces: np.ndarray, start: np.ndarray, halves: np.ndarray) -> np.ndarray:
+def partners_by_solid(vertices: np.ndarray, faces: np.ndarray, start: np.ndarray, halves: np.ndarray) -> np.ndarray:
     """The half-edge across each half-edge, or -1; only oppositely directed half-edges are partners."""
     partner = np.full(3 * len(faces), -1, np.int32)
     for e in range(len(start) - 1):
@@ -111,7 +113,7 @@ def _partners(vertices: np.ndarray, faces: np.ndarray, start: np.ndarray, halves
     return partner
 
 
-def _divide_crowded_edges(surface: Surface, edges: Edges, partner: np.ndarray) -> Surface:
+def divide_crowded_edges(surface: Surface, edges: Edges, partner: np.ndarray) -> Surface:
     """Give each pair of faces at a crowded edge a middle vertex of its own: a -> m -> b, coincident but apart.
 
     A face takes part in one division a round; the caller repeats until no crowded edge is left.
@@ -150,14 +152,14 @@ def separate(surface: Surface, *, apart: float = 0.0) -> Surface:
     cut = np.zeros(len(surface.vertices), dtype=bool)
     for _ in range(8):
         edges = edge_table(surface)
-        partner = _partners(surface.vertices, surface.faces, edges.start, edges.halves)
+        partner = partners_by_solid(surface.vertices, surface.faces, edges.start, edges.halves)
         faces, source = split_corners(surface.faces, partner)
         cut = cut[source] | (np.bincount(source, minlength=len(surface.vertices)) > 1)[source]
         surface = Surface(surface.vertices[source], faces)
         edges = edge_table(surface)
         if (edges.counts <= 2).all():
             break
-        surface = _divide_crowded_edges(surface, edges, partner)
+        surface = divide_crowded_edges(surface, edges, partner)
         cut = np.concatenate([cut, np.ones(len(surface.vertices) - len(cut), dtype=bool)])
     return _moved_inwards(surface, cut, apart) if apart > 0 and cut.any() else surface
 
@@ -180,6 +182,36 @@ def _moved_inwards(surface: Surface, which: np.ndarray, distance: float) -> Surf
     return Surface(moved.astype(np.float32), surface.faces)
 
 
+@dataclass(frozen=True)
+class Border:
+    """Half-edges with a face on one side only."""
+
+    begin: np.ndarray  # int [N] vertex
+    end: np.ndarray  # int [N] vertex
+    begin_fan: np.ndarray  # int [N] the fan of faces at `begin` that the half-edge belongs to, any numbering
+    end_fan: np.ndarray  # int [N]
+    blocked: np.ndarray  # bool [N] no loop may go through `begin`
+
+
+def hole_fans(border: Border, points: np.ndarray, max_perimeter: float) -> tuple[np.ndarray, np.ndarray]:
+    """(triangles int32 [K, 3], new vertices float32 [J, 3] numbered from len(points)) that close small border loops.
+
+    points: float64 [V, 3]. Each loop shorter than `max_perimeter` gets a fan around the mean of its edge midpoints.
+    """
+    begin, end = border.begin, border.end
+    loop = _hole_loops(_following(begin, end, border.begin_fan, border.end_fan, points), border.blocked)
+    length = np.linalg.norm(points[begin] - points[end], axis=1)
+    perimeter = np.bincount(loop[loop >= 0], weights=length[loop >= 0], minlength=1)
+    small = (perimeter > 0) & (perimeter < max_perimeter)
+    chosen = (loop >= 0) & small[loop]
+    rank = (np.cumsum(small) - 1)[loop[chosen]]
+    middles = 0.5 * (points[begin[chosen]] + points[end[chosen]])
+    sizes = np.maximum(np.bincount(rank), 1)
+    centres = np.stack([np.bincount(rank, weights=middles[:, k]) for k in range(3)], axis=1) / sizes[:, None]
+    fans = np.stack([end[chosen], begin[chosen], len(points) + rank], axis=1).astype(np.int32)
+    return fans, centres.astype(np.float32)
+
+
 def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False) -> Surface:
     """Close border loops shorter than `max_perimeter` (world units) with a fan around the mean of their edge midpoints.
 
@@ -194,28 +226,17 @@ def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False
     after = half - half % 3 + (half + 1) % 3
     corners = surface.faces.reshape(-1)
     begin, end = corners[half], corners[after]
-    partner = _partners(surface.vertices, surface.faces, edges.start, edges.halves)
+    partner = partners_by_solid(surface.vertices, surface.faces, edges.start, edges.halves)
     fan = split_corners(surface.faces, partner)[0].reshape(-1)
-    points = surface.vertices.astype(np.float64)
-    blocked = np.zeros(len(points), dtype=bool)
+    blocked = np.zeros(len(surface.vertices), dtype=bool)
     if not bow_ties:
-        blocked = np.bincount(np.concatenate([begin, end]), minlength=len(points)) != 2
+        blocked = np.bincount(np.concatenate([begin, end]), minlength=len(blocked)) != 2
         blocked[edges.pairs[edges.counts > 2].reshape(-1)] = True
-    loop = _hole_loops(_following(begin, end, fan[half], fan[after], points), blocked[begin])
-    length = np.linalg.norm(points[begin] - points[end], axis=1)
-    perimeter = np.bincount(loop[loop >= 0], weights=length[loop >= 0], minlength=1)
-    fill = np.flatnonzero((perimeter > 0) & (perimeter < max_perimeter))
-    chosen = np.isin(loop, fill)
-    if not chosen.any():
+    border = Border(begin, end, fan[half], fan[after], blocked[begin])
+    fans, centres = hole_fans(border, surface.vertices.astype(np.float64), max_perimeter)
+    if not len(fans):
         return surface
-    rank = np.searchsorted(fill, loop[chosen])
-    middles = 0.5 * (points[begin[chosen]] + points[end[chosen]])
-    sizes = np.bincount(rank, minlength=len(fill))
-    centres = np.stack([np.bincount(rank, weights=middles[:, k]) for k in range(3)], axis=1) / sizes[:, None]
-    fans = np.stack([end[chosen], begin[chosen], len(points) + rank], axis=1).astype(np.int32)
-    return Surface(
-        np.concatenate([surface.vertices, centres.astype(np.float32)]), np.concatenate([surface.faces, fans])
-    )
+    return Surface(np.concatenate([surface.vertices, centres]), np.concatenate([surface.faces, fans]))
 
 
 @njit(cache=True, nogil=True)
@@ -302,16 +323,16 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     surface = clean(surface)
     check()
     area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
-    crumb = min(_CRUMB * voxel**2, 0.01 * area)
+    crumb = min(CRUMB * voxel**2, 0.01 * area)
     surface = remove_small_components(surface, crumb)
     check()
     surface, vote = visible_faces(surface, voxel=voxel, check=check)
-    keep = ~fins(surface, min(_FIN * voxel**2, 0.01 * area))
+    keep = ~fins(surface, min(FIN * voxel**2, 0.01 * area))
     check()
     if 2 * keep.sum() > len(keep):
         surface, vote = surface.keep_faces(keep), vote[keep]
-    surface = fill_holes(wind_by_votes(surface, vote), _HOLE * voxel, bow_ties=True)
+    surface = fill_holes(wind_by_votes(surface, vote), HOLE * voxel, bow_ties=True)
     check()
-    surface = remove_small_components(separate(surface, apart=_APART * voxel), crumb)
+    surface = remove_small_components(separate(surface, apart=APART * voxel), crumb)
     check()
-    return fill_holes(surface, _HOLE * voxel).compacted()
+    return fill_holes(surface, HOLE * voxel).compacted()

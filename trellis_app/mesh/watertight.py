@@ -10,8 +10,6 @@ Vertices of the input stay where they are if the net has a cell around them; oth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
 
@@ -25,7 +23,7 @@ _INSET = 0.005  # of a step: how far a vertex keeps from the walls of its cell, 
 
 
 @njit(cache=True, nogil=True)
-def _fill_runs(inside, cuts, region, slab):  # type: ignore[no-untyped-def]
+def _fill_runs(inside: np.ndarray, cuts: np.ndarray, region: np.ndarray, slab: tuple[int, int]) -> None:
     """Mark the points of the lines slab[0] .. slab[1] (x index) whose run is not open air."""
     ny, nz = inside.shape[1], inside.shape[2]
     first = np.searchsorted(cuts, np.int64(slab[0]) * ny * nz)
@@ -55,7 +53,7 @@ def _behind_sheets(one: Crossings, inside: np.ndarray, stride: int) -> np.ndarra
 
 
 @njit(cache=True, nogil=True)
-def _part_diagonals(inside, x):  # type: ignore[no-untyped-def]
+def _part_diagonals(inside: np.ndarray, x: int) -> int:
     """Add points in the cells between the planes x and x + 1 where points touch only diagonally; returns how many."""
     added = 0
     corner = np.empty((2, 2, 2), np.uint8)
@@ -78,7 +76,7 @@ def _part_diagonals(inside, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _fill_diagonals(corner):  # type: ignore[no-untyped-def]
+def _fill_diagonals(corner: np.ndarray) -> bool:
     """Add corners of one cell until inside and outside corners are each connected along its edges; True if any."""
     changed, again = False, True
     while again:
@@ -125,12 +123,14 @@ def _compose_well(inside: np.ndarray, check: Check) -> None:
         for x in np.flatnonzero(pending):
             check()
             pending[x] = False
-            if _part_diagonals(inside, x):
+            if _part_diagonals(inside, int(x)):
                 pending[max(x - 1, 0) : x + 2] = True
 
 
 @njit(cache=True, nogil=True)
-def _net(inside, quads, edges, axes, cells):  # type: ignore[no-untyped-def]
+def _net(
+    inside: np.ndarray, quads: np.ndarray, edges: np.ndarray, axes: np.ndarray, cells: np.ndarray
+) -> tuple[int, int]:
     """Write the surface net: quads of cell numbers, outward; flat lower end and axis of each quad's lattice edge (the
     axis + 3 where the lower end is inside); flat lower corner of each cell. Returns how many quads and cells."""
     nx, ny, nz = inside.shape
@@ -177,7 +177,7 @@ def _net(inside, quads, edges, axes, cells):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _net_size(inside):  # type: ignore[no-untyped-def]
+def _net_size(inside: np.ndarray) -> tuple[int, int]:
     """(mixed lattice edges, an upper bound of the mixed cells)."""
     nx, ny, nz = inside.shape
     edges = cells = 0
@@ -192,14 +192,23 @@ def _net_size(inside):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _set_points(inside, points):  # type: ignore[no-untyped-def]
+def _set_points(inside: np.ndarray, points: np.ndarray) -> None:
     flat = inside.reshape(-1)
     for p in points:
         flat[p] = 1
 
 
 @njit(cache=True, nogil=True)
-def _place_cells(quads, edges, axes, depth, shape, total, count, known):  # type: ignore[no-untyped-def]
+def _place_cells(
+    quads: np.ndarray,
+    edges: np.ndarray,
+    axes: np.ndarray,
+    depth: np.ndarray,
+    shape: tuple[int, int, int],
+    total: np.ndarray,
+    count: np.ndarray,
+    known: np.ndarray,
+) -> None:
     """Add to each cell the positions of the crossings on its mixed edges (lattice units); `known` is cleared where an
     edge was not crossed by the input (depth NaN)."""
     for q in range(len(quads)):
@@ -217,7 +226,7 @@ def _place_cells(quads, edges, axes, depth, shape, total, count, known):  # type
 
 
 @njit(cache=True, nogil=True)
-def _triangles(quads, points):  # type: ignore[no-untyped-def]
+def _triangles(quads: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Cut quads along the diagonal across which they bend less, int32 [2 Q, 3]."""
     out = np.empty((2 * len(quads), 3), np.int32)
     normal = np.empty((4, 3))
@@ -319,7 +328,7 @@ def closed_solid(surface: Surface, *, voxel: float, check: Check = go_on) -> Sur
     place = total / count[:, None]
     hit, kept = _kept_vertices(surface.vertices, lattice, cells)
     place[hit[known[hit]]] = kept[known[hit]]
-    corner = np.stack(np.unravel_index(cells, lattice.shape), axis=1)
+    corner = np.stack(np.unravel_index(cells, lattice.shape), axis=1).astype(np.float64)
     place = corner + np.clip(place - corner, _INSET, 1 - _INSET)
     points = lattice.low + lattice.step * place
     return Surface(points.astype(np.float32), _triangles(quads, points))

@@ -1,0 +1,159 @@
+"""Edges, parts and fans of a triangle mesh as torch tensors on any device.
+
+Everything is sorting, gathering and integer scatters, so results do not depend on the order of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trellis_app.types import Mesh
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """Undirected edges. Half-edge h = 3 f + c runs from corner c to corner c + 1 of face f."""
+
+    halves: torch.Tensor  # int64 [3 F] grouped by edge, faces rising within an edge
+    start: torch.Tensor  # int64 [E + 1] into halves
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Faces at each edge, int64 [E]."""
+        return self.start.diff()
+
+    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two half-edges of every edge with exactly two faces."""
+        two = self.start[:-1][self.counts == 2]
+        return self.halves[two], self.halves[two + 1]
+
+
+def after(half: torch.Tensor) -> torch.Tensor:
+    """The next half-edge around the face, which is also the corner where a half-edge ends."""
+    return torch.where(half % 3 == 2, half - 2, half + 1)
+
+
+def run_starts(ordered: torch.Tensor) -> torch.Tensor:
+    """Where runs of equal values begin in a sorted tensor [N], int64 [runs + 1] with N at the end."""
+    fresh = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    end = torch.tensor([len(ordered)], device=ordered.device)
+    return torch.cat([fresh.nonzero()[:, 0], end])
+
+
+def edge_table(faces: torch.Tensor, vertex_count: int) -> EdgeTable:
+    """All undirected edges of faces [F, 3]."""
+    corners = faces.long()
+    ends = corners.roll(-1, dims=1)
+    key = (torch.minimum(corners, ends) * vertex_count + torch.maximum(corners, ends)).reshape(-1)
+    ordered, halves = torch.sort(key, stable=True)
+    return EdgeTable(halves, run_starts(ordered))
+
+
+def connected(count: int, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Smallest node of each node's connected component, int64 [count], of the graph with the edges a[i] - b[i]."""
+    label = torch.arange(count, device=a.device)
+    while len(a):
+        low, high = torch.minimum(a, b), torch.maximum(a, b)
+        label.scatter_reduce_(0, high, low, "amin")
+        while True:
+            shorter = label[label]
+            if torch.equal(shorter, label):
+                break
+            label = shorter
+        a, b = label[a], label[b]
+        apart = a != b
+        a, b = a[apart], b[apart]
+    return label
+
+
+def numbered(label: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(component number of each node in order of the components' first nodes, how many) from `connected`."""
+    root = label == torch.arange(len(label), device=label.device)
+    number = torch.cumsum(root, 0) - 1
+    return number[label], int(number[-1]) + 1 if len(label) else 0
+
+
+def parts(edges: EdgeTable, face_count: int) -> tuple[torch.Tensor, int]:
+    """(part of each face, how many): faces are connected across every shared edge."""
+    inner = torch.ones(len(edges.halves), dtype=torch.bool, device=edges.halves.device)
+    inner[edges.start[:-1]] = False
+    at = inner.nonzero()[:, 0]
+    return numbered(connected(face_count, edges.halves[at - 1] // 3, edges.halves[at] // 3))
+
+
+def patches(mesh: Mesh, edges: EdgeTable) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """(patch of each face, how many, turn bool [F]): turning the marked faces winds each patch consistently.
+
+    Patches are connected across edges with two faces. Where no consistent winding exists (a Moebius band), the sharpest
+    edges stay inconsistent: windings follow the spanning forest of the flattest edges (Boruvka's algorithm).
+    """
+    corner, count = mesh.faces.reshape(-1), len(mesh.faces)
+    first, second = edges.pairs()
+    a, b = first // 3, second // 3
+    flip = corner[first] == corner[second]
+    unit = _units(mesh)
+    flatness = (unit[a] * unit[b]).sum(dim=1).abs()
+    key = (((1 - flatness.clamp(0, 1)) * 1024).round().long() << 32) | torch.arange(len(a), device=a.device)
+    parent = torch.arange(count, device=corner.device)
+    odd = torch.zeros(count, dtype=torch.bool, device=corner.device)  # parity towards the parent
+    while len(a):
+        best = torch.full((count,), torch.iinfo(torch.int64).max, device=key.device)
+        best.scatter_reduce_(0, a, key, "amin").scatter_reduce_(0, b, key, "amin")
+        for mine, other in ((a, b), (b, a)):
+            wins = best[mine] == key
+            wins &= (best[other] != key) | (mine > other)  # of two that chose each other the lower one stays
+            parent[mine[wins]], odd[mine[wins]] = other[wins], flip[wins]
+        while True:
+            shorter = parent[parent]
+            if torch.equal(shorter, parent):
+                break
+            odd ^= odd[parent]
+            parent = shorter
+        flip = flip ^ odd[a] ^ odd[b]
+        a, b = parent[a], parent[b]
+        apart = a != b
+        a, b, flip, key = a[apart], b[apart], flip[apart], key[apart]
+    lowest = torch.full_like(parent, count).scatter_reduce_(
+        0, parent, torch.arange(count, device=parent.device), "amin"
+    )
+    first_face = lowest[parent]
+    patch, patch_count = numbered(first_face)
+    return patch, patch_count, odd ^ odd[first_face]
+
+
+def _units(mesh: Mesh) -> torch.Tensor:
+    """Unit normals of the faces, float32 [F, 3]; zero where a face has no area."""
+    a, b, c = (mesh.vertices[mesh.faces[:, k].long()] for k in range(3))
+    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
+
+
+def sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Integer sums of values [N] by index [N], int64 [count]: exact, so the order does not matter."""
+    return torch.zeros(count, dtype=torch.int64, device=values.device).index_add_(0, index, values.long())
+
+
+def turned(faces: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """Faces with the marked ones wound the other way."""
+    return torch.where(turn[:, None], faces[:, [0, 2, 1]], faces)
+
+
+def fans(faces: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
+    """The first corner of the fan that each corner belongs to, int64 [3 F].
+
+    partner: the half-edge across each half-edge, int64 [3 F], or -1. Corners at a vertex are in one fan if they are
+    connected across partnered half-edges.
+    """
+    corner = torch.arange(len(partner), device=partner.device)
+    before = torch.where(corner % 3 == 0, corner + 2, corner - 1)
+    across = partner[before]
+    forth = torch.where(partner >= 0, after(partner), corner)
+    back = torch.where(across >= 0, across, corner)
+    first = corner
+    while True:
+        lower = torch.minimum(first, torch.minimum(first[forth], first[back]))
+        if torch.equal(lower, first):
+            return first
+        first, forth, back = lower, forth[forth], back[back]
