@@ -22,6 +22,7 @@ from trellis_app.export.radiance import radiance_chunks, radiance_field
 from trellis_app.export.source import ExportSource, Part, Record
 from trellis_app.export.splats import splat_chunks
 from trellis_app.export.surfels import Surfels, surfels
+from trellis_app.export.usdz import usdz_chunks
 from trellis_app.ovoxel import vxz
 from trellis_app.ovoxel.files import asset_voxels, npz_bytes, ply_bytes
 from trellis_app.progress import Check, go_on
@@ -78,6 +79,10 @@ def _threemf(source: ExportSource, stem: str, check: Check) -> list[Part]:
     return [Part(f"{stem}.3mf", threemf_chunks(print_model(source, check), check))]
 
 
+def _usdz(source: ExportSource, stem: str, check: Check) -> list[Part]:
+    return [Part(f"{stem}.usdz", usdz_chunks(source, check))]
+
+
 def _vxz(source: ExportSource, stem: str, check: Check) -> list[Part]:
     stored = asset_voxels(source.voxels)
     check()
@@ -101,6 +106,7 @@ _ROWS = (
     ),
     Format("ply", "PLY mesh", "Mesh with a colour at every vertex, for MeshLab and scripts.", "ply", _ply),
     Format("obj", "OBJ", "Mesh with textures that every 3D program opens; several files.", "obj.zip", _obj),
+    Format("usdz", "USDZ", "Mesh with textures for iPhone, iPad, Vision Pro and macOS.", "usdz", _usdz),
     Format("stl", "STL", "Closed shape for 3D printing, without colour, in millimetres.", "stl", _stl, ("size_mm",)),
     Format("3mf", "3MF", "Closed shape with colours for 3D printing, in millimetres.", "3mf", _threemf, ("size_mm",)),
     Format("splat", "Gaussian splats", "A soft disc for each voxel, for splat viewers.", "splat.ply", _splat),
