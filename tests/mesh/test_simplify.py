@@ -5,6 +5,7 @@ import pytest
 import trimesh
 
 from tests.voxel_shapes import ball, decoded, ring, signed_volume, surface_of, voxel_asset
+from trellis_app.mesh import collapse_parts
 from trellis_app.mesh.bvh import build_tree, closest_points
 from trellis_app.mesh.health import report
 from trellis_app.mesh.repair import repair
@@ -116,3 +117,50 @@ def test_a_surface_full_of_tunnels_still_meets_the_budget():
     assert 100 <= health.faces <= 400
     assert health.non_manifold_edges == 0
     np.testing.assert_allclose(np.ptp(small.vertices, axis=0), np.ptp(plate.vertices, axis=0), atol=0.05)
+
+
+def bumpy() -> Surface:
+    """A ball with bumps, 82,000 faces: enough to shrink in parts."""
+    mesh = ball(0.4, subdivisions=6)
+    points = mesh.vertices * (1 + 0.05 * np.sin(30 * mesh.vertices).prod(axis=1, keepdims=True))
+    return surface_of(trimesh.Trimesh(points, mesh.faces, process=False))
+
+
+def test_parts_leave_no_seams_and_threads_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    surface, found = bumpy(), []
+    for threads in (1, 3):
+        monkeypatch.setattr(collapse_parts, "THREADS", threads)
+        found.append(simplify(surface, 5000))
+    small = found[0]
+    assert small.vertices.tobytes() == found[1].vertices.tobytes()
+    assert small.faces.tobytes() == found[1].faces.tobytes()
+    assert 4999 <= len(small.faces) <= 5000
+    assert report(small.vertices, small.faces).watertight
+    assert distance(small, surface) < 2e-3
+    area = np.linalg.norm(face_cross(small), axis=1)
+    assert area.max() < 12 * np.median(area)
+    assert np.quantile(area, 0.01) > np.median(area) / 12
+
+
+def test_a_tetrahedron_stays() -> None:
+    tetrahedra = [trimesh.creation.icosphere(2, 0.1), trimesh.creation.icosphere(0, 0.001)]
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * 0.01 + 0.3
+    tetrahedra.append(trimesh.Trimesh(corners, [[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]]))
+    small = simplify(surface_of(trimesh.util.concatenate(tetrahedra)), 60)
+    health = report(small.vertices, small.faces)
+    assert health.watertight
+    assert health.parts == 3
+    assert len(np.unique(np.sort(small.faces, axis=1), axis=0)) == len(small.faces)
+
+
+def test_a_stop_is_heard_soon() -> None:
+    surface, calls = bumpy(), []
+
+    def stop() -> None:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        simplify(surface, 500, check=stop)
+    assert len(calls) == 4

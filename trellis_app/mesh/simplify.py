@@ -2,55 +2,27 @@
 
 Garland and Heckbert, "Surface Simplification Using Quadric Error Metrics", 1997, with area weights, border planes, a
 small pull towards the merged vertices (so that the best point always exists and flat regions keep round triangles), the
-link condition of Dey et al. 1999 (a manifold stays a manifold) and a check that no triangle turns over. Candidates wait
-in buckets of nearly equal cost, first in first out, so that picking the cheapest takes constant time.
+link condition of Dey et al. 1999 (a manifold stays a manifold) and a check that no triangle turns over.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
+from trellis_app.mesh.collapse_parts import Shrinking, shrink_in_parts
 from trellis_app.mesh.repair import remove_duplicate_faces, separate
-from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_cross
+from trellis_app.mesh.surface import Surface, components, edge_table, face_cross
+from trellis_app.progress import Check, go_on
 
 _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the planes'
 _BORDER = 4.0  # weight of border planes
-_BUCKETS = 1 << 13
-_BUCKET_BITS = 18  # bits dropped of a float32 cost: 32 buckets for each doubling
-_RETRIES = 4  # a refused collapse is tried again later, the last time whatever its shape
-_NEEDLE = 0.03  # squared roundness (12 (2 area)^2 / (sum of squared sides)^2, at most 1) of a needle
 _FEWEST_CUT = 100  # below this target a part keeps its tunnels and may stay above it
-_TURN = 0.07  # squared cosine of the most a triangle may turn in one collapse
-
-
-class _Work(NamedTuple):
-    """The mesh while it shrinks."""
-
-    points: np.ndarray  # float64 [V, 3]
-    quadrics: np.ndarray  # float64 [V, 10] xx xy xz x yy yz y zz z 1
-    faces: np.ndarray  # int32 [F, 3]
-    dead: np.ndarray  # bool [F]
-    head: np.ndarray  # int32 [V] first corner in the list of each vertex, -1 none
-    tail: np.ndarray  # int32 [V]
-    following: np.ndarray  # int32 [3 F] next corner of the same vertex
-    stamp: np.ndarray  # int32 [V] counts the changes of a vertex; -1 when it is gone
-    mark: np.ndarray  # int64 [V] scratch of neighbourhood tests
-    border: np.ndarray  # bool [V]
-
-
-class _Queue(NamedTuple):
-    """Collapse candidates in buckets by cost."""
-
-    first: np.ndarray  # int32 [buckets]
-    last: np.ndarray  # int32 [buckets]
-    ends: np.ndarray  # int32 [capacity, 2]
-    stamps: np.ndarray  # int32 [capacity, 2]
-    tries: np.ndarray  # int8 [capacity]
-    following: np.ndarray  # int32 [capacity]
-    state: np.ndarray  # int64 [3] lowest bucket, first free slot, slots ever used
+_PART = 16_000  # faces of a part
+_SHIFT = 0.37  # parts meet elsewhere in every second pass
+_WHOLE = 1.6  # parts are left alone once there are so many times the target's faces
+_LEAVE = 1.3  # and reach at least so many times the target
+_AT_ONCE = 0.35  # or this share of the faces, before the parts are cut anew elsewhere
 
 
 @njit(cache=True, nogil=True)
@@ -79,29 +51,34 @@ def _add_point(q: np.ndarray, p: np.ndarray, w: float) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _fill_quadrics(
-    points: np.ndarray, faces: np.ndarray, cross: np.ndarray, border_halves: np.ndarray, quadrics: np.ndarray
-) -> None:
+def _cross(points: np.ndarray, face: np.ndarray, out: np.ndarray) -> float:
+    """Unit normal of a face into `out`; returns twice its area."""
+    p, q, r = points[face[0]], points[face[1]], points[face[2]]
+    ux, uy, uz = q[0] - p[0], q[1] - p[1], q[2] - p[2]
+    vx, vy, vz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
+    x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    long = np.sqrt(x * x + y * y + z * z)
+    scale = 1.0 / long if long > 1e-30 else 0.0
+    out[0], out[1], out[2] = x * scale, y * scale, z * scale
+    return long
+
+
+@njit(cache=True, nogil=True)
+def _fill_quadrics(points: np.ndarray, faces: np.ndarray, border_halves: np.ndarray, quadrics: np.ndarray) -> None:
+    n = np.empty(3)
     for f in range(len(faces)):
-        x, y, z = cross[f, 0], cross[f, 1], cross[f, 2]
-        long = np.sqrt(x * x + y * y + z * z)
-        if long < 1e-30:
-            continue
-        x, y, z = x / long, y / long, z / long
+        long = _cross(points, faces[f], n)
         p = points[faces[f, 0]]
-        d = -(x * p[0] + y * p[1] + z * p[2])
+        d = -(n[0] * p[0] + n[1] * p[1] + n[2] * p[2])
         for c in range(3):
-            _add_plane(quadrics[faces[f, c]], x, y, z, d, long / 6.0)
+            _add_plane(quadrics[faces[f, c]], n[0], n[1], n[2], d, long / 6.0)
             _add_point(quadrics[faces[f, c]], points[faces[f, c]], _PULL * long / 6.0)
     for h in border_halves:
         f, c = h // 3, h % 3
         a, b = faces[f, c], faces[f, (c + 1) % 3]
         ex, ey, ez = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        x, y, z = (
-            ey * cross[f, 2] - ez * cross[f, 1],
-            ez * cross[f, 0] - ex * cross[f, 2],
-            ex * cross[f, 1] - ey * cross[f, 0],
-        )
+        _cross(points, faces[f], n)
+        x, y, z = ey * n[2] - ez * n[1], ez * n[0] - ex * n[2], ex * n[1] - ey * n[0]
         long = np.sqrt(x * x + y * y + z * z)
         if long < 1e-30:
             continue
@@ -112,315 +89,54 @@ def _fill_quadrics(
         _add_plane(quadrics[b], x, y, z, d, weight)
 
 
-@njit(cache=True, nogil=True)
-def _error(q: np.ndarray, x: float, y: float, z: float) -> float:
-    return (
-        x * (q[0] * x + 2.0 * (q[1] * y + q[2] * z + q[3]))
-        + y * (q[4] * y + 2.0 * (q[5] * z + q[6]))
-        + z * (q[7] * z + 2.0 * q[8])
-        + q[9]
-    )
-
-
-@njit(cache=True, nogil=True)
-def _best_point(work: _Work, a: int, b: int, q: np.ndarray, out: np.ndarray) -> float:
-    """Least-error point of the merged vertex into `out` (q is scratch); returns its error."""
-    for k in range(10):
-        q[k] = work.quadrics[a, k] + work.quadrics[b, k]
-    c00, c01, c02 = q[4] * q[7] - q[5] * q[5], q[2] * q[5] - q[1] * q[7], q[1] * q[5] - q[2] * q[4]
-    c11, c12, c22 = q[0] * q[7] - q[2] * q[2], q[1] * q[2] - q[0] * q[5], q[0] * q[4] - q[1] * q[1]
-    det = q[0] * c00 + q[1] * c01 + q[2] * c02
-    p, r = work.points[a], work.points[b]
-    if det > 0.0:
-        out[0] = -(c00 * q[3] + c01 * q[6] + c02 * q[8]) / det
-        out[1] = -(c01 * q[3] + c11 * q[6] + c12 * q[8]) / det
-        out[2] = -(c02 * q[3] + c12 * q[6] + c22 * q[8]) / det
-        reach = away = 0.0
-        for k in range(3):
-            reach += (p[k] - r[k]) ** 2
-            away += (out[k] - 0.5 * (p[k] + r[k])) ** 2
-        if away <= 4.0 * reach:
-            return max(_error(q, out[0], out[1], out[2]), 0.0)
-    best = 1e300
-    for t in (0.5, 0.0, 1.0):
-        x, y, z = p[0] + t * (r[0] - p[0]), p[1] + t * (r[1] - p[1]), p[2] + t * (r[2] - p[2])
-        error = _error(q, x, y, z)
-        if error < best:
-            best, out[0], out[1], out[2] = error, x, y, z
-    return max(best, 0.0)
-
-
-@njit(cache=True, nogil=True)
-def _push(queue: _Queue, bits: np.ndarray, cost: float, a: int, b: int, stamps: tuple[int, int], tries: int) -> None:
-    """Append a candidate to the bucket of its cost; when all slots are taken it is dropped (the caller seeds again)."""
-    slot = queue.state[1]
-    if slot >= 0:
-        queue.state[1] = queue.following[slot]
-    elif queue.state[2] < len(queue.tries):
-        slot = queue.state[2]
-        queue.state[2] += 1
-    else:
-        return
-    bits[0] = cost
-    bucket = min(np.int64(bits.view(np.uint32)[0]) >> _BUCKET_BITS, _BUCKETS - 1)
-    queue.ends[slot, 0], queue.ends[slot, 1] = a, b
-    queue.stamps[slot, 0], queue.stamps[slot, 1] = stamps
-    queue.tries[slot], queue.following[slot] = tries, -1
-    if queue.first[bucket] < 0:
-        queue.first[bucket] = slot
-    else:
-        queue.following[queue.last[bucket]] = slot
-    queue.last[bucket] = slot
-    queue.state[0] = min(queue.state[0], bucket)
-
-
-@njit(cache=True, nogil=True)
-def _pop(queue: _Queue) -> int:
-    """Take the oldest candidate of the lowest bucket; its slot is free again but keeps its values. -1 when empty."""
-    while queue.state[0] < _BUCKETS and queue.first[queue.state[0]] < 0:
-        queue.state[0] += 1
-    if queue.state[0] >= _BUCKETS:
-        return -1
-    bucket = queue.state[0]
-    slot = queue.first[bucket]
-    queue.first[bucket] = queue.following[slot]
-    queue.following[slot] = queue.state[1]
-    queue.state[1] = slot
-    return slot
-
-
-@njit(cache=True, nogil=True)
-def _mark_ring(work: _Work, vertex: int, value: int) -> int:
-    """Mark the neighbours of a vertex; dead corners leave its list on the way. Returns how many are new."""
-    count, previous, corner = 0, -1, work.head[vertex]
-    while corner >= 0:
-        after = work.following[corner]
-        f, c = corner // 3, corner % 3
-        if work.dead[f]:
-            if previous < 0:
-                work.head[vertex] = after
-            else:
-                work.following[previous] = after
-            if after < 0:
-                work.tail[vertex] = previous
-        else:
-            previous = corner
-            for k in range(1, 3):
-                other = work.faces[f, (c + k) % 3]
-                if work.mark[other] != value:
-                    work.mark[other] = value
-                    count += 1
-        corner = after
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _link_allows(work: _Work, a: int, b: int, value: int, tunnels: bool) -> bool:
-    """Whether collapsing edge (a, b) keeps the surface manifold: common neighbours are the edge's opposite corners.
-
-    With `tunnels` it may also pinch a tunnel or a bridge shut, after which the surface has to be separated.
-    """
-    _mark_ring(work, a, value)
-    shared, faces, corner = 0, 0, work.head[b]
-    while corner >= 0:
-        f, c = corner // 3, corner % 3
-        if not work.dead[f]:
-            u, v = work.faces[f, (c + 1) % 3], work.faces[f, (c + 2) % 3]
-            faces += u == a or v == a
-            for other in (u, v):
-                if work.mark[other] == value:
-                    work.mark[other] = value + 1
-                    shared += 1
-        corner = work.following[corner]
-    if faces == 0 or faces > 2:
-        return False
-    if tunnels:
-        return True
-    if shared != faces:
-        return False
-    if work.border[a] and work.border[b]:
-        return faces == 1
-    return faces == 2
-
-
-@njit(cache=True, nogil=True)
-def _keeps_sides(work: _Work, a: int, b: int, point: np.ndarray, strict: bool) -> bool:
-    """Whether no triangle around `a` turns by more than about 75 degrees or becomes a needle when `a` moves."""
-    corner = work.head[a]
-    while corner >= 0:
-        f, c = corner // 3, corner % 3
-        corner = work.following[corner]
-        i, j = work.faces[f, (c + 1) % 3], work.faces[f, (c + 2) % 3]
-        if work.dead[f] or i == b or j == b:
-            continue
-        p, q, r = work.points[a], work.points[i], work.points[j]
-        ex, ey, ez = r[0] - q[0], r[1] - q[1], r[2] - q[2]
-        ux, uy, uz = p[0] - q[0], p[1] - q[1], p[2] - q[2]
-        vx, vy, vz = point[0] - q[0], point[1] - q[1], point[2] - q[2]
-        ox, oy, oz = ey * uz - ez * uy, ez * ux - ex * uz, ex * uy - ey * ux
-        nx, ny, nz = ey * vz - ez * vy, ez * vx - ex * vz, ex * vy - ey * vx
-        old, new = ox * ox + oy * oy + oz * oz, nx * nx + ny * ny + nz * nz
-        dot = ox * nx + oy * ny + oz * nz
-        if dot <= 0.0 or dot * dot < _TURN * old * new:
-            return False
-        wx, wy, wz = vx - ex, vy - ey, vz - ez
-        sides = (ex * ex + ey * ey + ez * ez) + (vx * vx + vy * vy + vz * vz) + (wx * wx + wy * wy + wz * wz)
-        sx, sy, sz = ux - ex, uy - ey, uz - ez
-        before = (ex * ex + ey * ey + ez * ez) + (ux * ux + uy * uy + uz * uz) + (sx * sx + sy * sy + sz * sz)
-        needle = 12.0 * new < _NEEDLE * sides * sides
-        if strict and needle and new * before * before < old * sides * sides:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _collapse(work: _Work, a: int, b: int, q: np.ndarray, point: np.ndarray) -> int:
-    """Merge b into a at `point` with quadric q; returns the number of faces that vanish."""
-    gone, corner = 0, work.head[b]
-    while corner >= 0:
-        f, c = corner // 3, corner % 3
-        if not work.dead[f]:
-            if work.faces[f, (c + 1) % 3] == a or work.faces[f, (c + 2) % 3] == a:
-                work.dead[f] = True
-                gone += 1
-            else:
-                work.faces[f, c] = a
-        corner = work.following[corner]
-    if work.head[a] < 0:
-        work.head[a] = work.head[b]
-    else:
-        work.following[work.tail[a]] = work.head[b]
-    work.tail[a] = work.tail[b]
-    for k in range(10):
-        work.quadrics[a, k] = q[k]
-    for k in range(3):
-        work.points[a, k] = point[k]
-    work.stamp[a] += 1
-    work.stamp[b] = -1
-    work.border[a] |= work.border[b]
-    return gone
-
-
-@njit(cache=True, nogil=True)
-def _push_ring(work: _Work, queue: _Queue, a: int, bits: np.ndarray, value: int) -> None:
-    """Queue the edges of a changed vertex again."""
-    q, point = np.empty(10), np.empty(3)
-    work.mark[a] = value
-    corner = work.head[a]
-    while corner >= 0:
-        f, c = corner // 3, corner % 3
-        corner = work.following[corner]
-        if work.dead[f]:
-            continue
-        for k in range(1, 3):
-            other = work.faces[f, (c + k) % 3]
-            if work.mark[other] != value:
-                work.mark[other] = value
-                cost = _best_point(work, a, other, q, point)
-                _push(queue, bits, cost, a, other, (work.stamp[a], work.stamp[other]), 0)
-
-
-@njit(cache=True, nogil=True)
-def _shrink(work: _Work, queue: _Queue, pairs: np.ndarray, alive: int, target: int, tunnels: bool) -> int:
-    """Collapse until `target` faces are left or nothing may collapse any more; returns the faces left."""
-    q, point, bits = np.empty(10), np.empty(3), np.empty(1, np.float32)
-    for e in range(len(pairs)):
-        a, b = pairs[e, 0], pairs[e, 1]
-        _push(queue, bits, _best_point(work, a, b, q, point), a, b, (work.stamp[a], work.stamp[b]), 0)
-    value = np.int64(1)
-    while alive > target:
-        slot = _pop(queue)
-        if slot < 0:
-            break
-        a, b, tries = queue.ends[slot, 0], queue.ends[slot, 1], queue.tries[slot]
-        if work.stamp[a] != queue.stamps[slot, 0] or work.stamp[b] != queue.stamps[slot, 1] or work.stamp[a] < 0:
-            continue
-        value += 3
-        cost = _best_point(work, a, b, q, point)
-        if tunnels:  # planes of opposite walls meet far away
-            for k in range(3):
-                point[k] = 0.5 * (work.points[a, k] + work.points[b, k])
-        strict = tries < _RETRIES - 1
-        if (
-            not _link_allows(work, a, b, value, tunnels)
-            or not _keeps_sides(work, a, b, point, strict)
-            or not _keeps_sides(work, b, a, point, strict)
-        ):
-            if tries < _RETRIES:
-                _push(queue, bits, 8.0 * cost + 1e-16, a, b, (work.stamp[a], work.stamp[b]), tries + 1)
-            continue
-        alive -= _collapse(work, a, b, q, point)
-        _mark_ring(work, a, value + 2)  # drops dead corners from the list
-        value += 3
-        _push_ring(work, queue, a, bits, value)
-    return alive
-
-
-@njit(cache=True, nogil=True)
-def _corner_lists(faces: np.ndarray, vertex_count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    head, tail = np.full(vertex_count, -1, np.int32), np.full(vertex_count, -1, np.int32)
-    following = np.full(3 * len(faces), -1, np.int32)
-    for corner in range(3 * len(faces)):
-        v = faces[corner // 3, corner % 3]
-        if head[v] < 0:
-            head[v] = corner
-        else:
-            following[tail[v]] = corner
-        tail[v] = corner
-    return head, tail, following
-
-
-def _start(surface: Surface, edges: Edges) -> _Work:
-    count = len(surface.vertices)
-    points = surface.vertices.astype(np.float64)
-    quadrics = np.zeros((count, 10))
-    on_border = edges.counts == 1
-    halves = edges.halves[edges.start[:-1][on_border]]
-    _fill_quadrics(points, surface.faces, face_cross(surface), halves, quadrics)
-    border = np.zeros(count, dtype=bool)
+def _start(surface: Surface, check: Check) -> Shrinking:
+    edges = edge_table(surface)
+    check()
+    points, quadrics = surface.vertices.astype(np.float64), np.zeros((len(surface.vertices), 10))
+    halves = edges.halves[edges.start[:-1][edges.counts == 1]]
+    _fill_quadrics(points, surface.faces, halves, quadrics)
+    check()
+    border = np.zeros(len(points), dtype=bool)
     border[edges.pairs[edges.counts != 2].reshape(-1)] = True
-    return _Work(
-        points, quadrics, surface.faces.copy(), np.zeros(len(surface.faces), dtype=bool),
-        *_corner_lists(surface.faces, count), np.zeros(count, np.int32), np.zeros(count, np.int64), border,
-    )  # fmt: skip
+    return Shrinking(points, quadrics, border, surface.faces)
 
 
-def _empty_queue(capacity: int) -> _Queue:
-    return _Queue(
-        np.full(_BUCKETS, -1, np.int32), np.full(_BUCKETS, -1, np.int32), np.empty((capacity, 2), np.int32),
-        np.empty((capacity, 2), np.int32), np.zeros(capacity, np.int8), np.full(capacity, -1, np.int32),
-        np.array([_BUCKETS, -1, 0], np.int64),
-    )  # fmt: skip
-
-
-def simplify(surface: Surface, target: int) -> Surface:
+def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
     """At most `target` faces (4 or more), as close to the surface as collapsing edges gets; no-op if it has no more.
 
     Manifold edges stay manifold, borders stay borders, no face turns over. Where a surface is so full of tunnels that
     it cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where parts cannot shrink
-    any further (each needs a few faces), the smallest parts are dropped. Deterministic.
+    any further (each needs a few faces), the smallest parts are dropped. Deterministic, whatever the number of cores.
+    check: called at least every few tenths of a second; it raises to stop.
     """
     if len(surface.faces) <= target:
         return surface
     for _ in range(3):
         before = len(surface.faces)
-        surface = _collapsed(surface, target, tunnels=False)
+        surface = _collapsed(surface, target, tunnels=False, check=check)
         if len(surface.faces) <= target:
             return surface
         if len(surface.faces) > 0.98 * before:
             break
     for share in (0.95, 0.9, 0.8) if target >= _FEWEST_CUT else ():
-        surface = separate(remove_duplicate_faces(_collapsed(surface, int(share * target), tunnels=True)))
+        pinched = _collapsed(surface, int(share * target), tunnels=True, check=check)
+        surface = separate(remove_duplicate_faces(pinched))
         if len(surface.faces) <= target:
             return surface.compacted()
     return _drop_smallest_parts(surface, target)
 
 
-def _collapsed(surface: Surface, target: int, *, tunnels: bool) -> Surface:
-    edges = edge_table(surface)
-    work = _start(surface, edges)
-    _shrink(work, _empty_queue(4 * len(edges.pairs) + 1024), edges.pairs, len(surface.faces), target, tunnels)
-    return Surface(work.points.astype(np.float32), work.faces[~work.dead]).compacted()
+def _collapsed(surface: Surface, target: int, *, tunnels: bool, check: Check) -> Surface:
+    mesh, shift = _start(surface, check), 0.0
+    while not tunnels and len(mesh.faces) > max(_WHOLE * target, 2 * _PART):
+        before = len(mesh.faces)
+        goal = int(max(_LEAVE * target, _AT_ONCE * before))
+        mesh = shrink_in_parts(mesh, goal, parts=before // _PART, shift=shift, check=check)
+        shift = _SHIFT - shift
+        if len(mesh.faces) > 0.9 * before:
+            break
+    mesh = shrink_in_parts(mesh, target, parts=1, tunnels=tunnels, check=check)
+    return Surface(mesh.points.astype(np.float32), mesh.faces).compacted()
 
 
 def _drop_smallest_parts(surface: Surface, target: int) -> Surface:
