@@ -1,39 +1,74 @@
-"""The plan of what stays on the GPU, and moving a model in and out."""
+"""The plan of what stays on the GPU, and bringing models in and out."""
 
 import pytest
+import torch
 from torch import nn
 
-from trellis_app.residency import GIB, WORKSPACE_GB, plan, resident
+from trellis_app.residency import GIB, SMALL_DECODER_ROWS, WORKSPACE_GB, Berth, MemoryPlan, Residency, plan
 
 SIZES = {"a": 3 * GIB, "b": 2 * GIB, "c": 1 * GIB}
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("room", "expected"), [(6, "abc"), (5.9, "a"), (5, "a"), (4.9, "c"), (4, "c"), (3.9, ""), (0, ""), (-5, "")]
+    ("budget", "expected"),
+    [
+        (WORKSPACE_GB + 6, MemoryPlan(frozenset("abc"))),
+        (WORKSPACE_GB + 5.9, MemoryPlan(frozenset(), ahead=True, decoder_rows=SMALL_DECODER_ROWS)),
+        (WORKSPACE_GB + 6.1 - 6, MemoryPlan(frozenset(), ahead=False, decoder_rows=SMALL_DECODER_ROWS)),
+    ],
 )
-def test_plan(room: float, expected: str) -> None:
-    assert "".join(sorted(plan(SIZES, "cuda", budget_gb=WORKSPACE_GB + room))) == expected
+def test_plan(budget: float, expected: MemoryPlan) -> None:
+    assert plan(SIZES, "cuda", budget) == expected
 
 
 def test_all_stay_on_a_cpu() -> None:
-    assert plan(SIZES, "cpu") == frozenset(SIZES)
-    model = nn.Linear(2, 2)
-    with resident(model, "cpu") as inside:
+    assert plan(SIZES, "cpu") == MemoryPlan(frozenset(SIZES))
+    model, residency = nn.Linear(2, 2), Residency(CPU, plan(SIZES, "cpu"))
+    with residency.resident("a", model) as inside:
         assert inside is model
+    assert not residency.can_shrink
+
+
+def mixed() -> nn.Sequential:
+    """Several dtypes, an odd number of elements, a buffer."""
+    return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 7).half()).eval()
+
+
+def test_a_berth_keeps_every_value() -> None:
+    model = mixed()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    Berth(model)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert len({tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}) == 1
 
 
 @pytest.mark.gpu
 def test_moves_on_a_gpu() -> None:
-    model = nn.Linear(2, 2)
+    device = torch.device("cuda")
+    models = {key: mixed() for key in "abc"}
+    expected = {key: {k: t.clone() for k, t in model.state_dict().items()} for key, model in models.items()}
+    residency = Residency(device, MemoryPlan(frozenset(), ahead=True))
 
-    def fail() -> None:
-        with resident(model, "cuda"):
-            assert model.weight.is_cuda
-            raise RuntimeError("stop")
+    def use(key: str) -> None:
+        with torch.inference_mode(), residency.resident(key, models[key]):
+            state = models[key].state_dict()
+            assert all(t.is_cuda and torch.equal(t.cpu(), expected[key][k]) for k, t in state.items())
 
-    with pytest.raises(RuntimeError, match="stop"):
-        fail()
-    assert not model.weight.is_cuda
-    with resident(model, "cuda", stay=True):
-        pass
-    assert model.weight.is_cuda
+    for key in "abcabcacb":
+        use(key)
+    with pytest.raises(RuntimeError, match="stop"), residency.resident("a", models["a"]):
+        raise RuntimeError("stop")
+    assert not models["a"][0].weight.is_cuda
+    assert residency.can_shrink
+    residency.shrink()
+    assert not residency.can_shrink
+    use("b")
+
+
+@pytest.mark.gpu
+def test_what_stays_is_left_there() -> None:
+    model = mixed()
+    with Residency(torch.device("cuda"), MemoryPlan(frozenset("a"))).resident("a", model):
+        assert model[0].weight.is_cuda
+    assert model[0].weight.is_cuda

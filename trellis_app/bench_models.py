@@ -33,10 +33,11 @@ class RandomBundle(Bundle):
         write_descriptions(folder)
         super().__init__("random weights of the released size", Source(folder))
 
-    def _load(self, stem: str, device: torch.device) -> nn.Module:
+    def _load(self, stem: str, device: torch.device, home: torch.device) -> nn.Module:
         if stem not in self._loaded:
-            module = build_empty(self.source.file(f"{stem}.json"), device)
-            self._loaded[stem] = randomised(module.to_empty(device=device)).requires_grad_(False).eval()
+            with torch.inference_mode(False):
+                module = build_empty(self.source.file(f"{stem}.json"), device).to_empty(device=device)
+                self._loaded[stem] = randomised(module).requires_grad_(False).eval().to(home)
         return self._loaded[stem]
 
 

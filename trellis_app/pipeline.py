@@ -14,6 +14,7 @@ Every stage is a generator of StageEvents, at least one a sampler step, so closi
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -38,7 +39,7 @@ from trellis_app.models.shape_vae import ShapeDecoder, ShapeEncoder, shape_featu
 from trellis_app.models.structure_flow import StructureFlow
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
-from trellis_app.residency import plan, resident
+from trellis_app.residency import Residency, plan
 from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
@@ -55,6 +56,7 @@ from trellis_app.types import (
 )
 from trellis_app.weights import Bundle, load_bundle, resolve_source
 
+LOG = logging.getLogger(__name__)
 CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
 CASCADE_FLOOR = 1024
 STRUCTURE_IMAGE_SIZE = 512
@@ -97,7 +99,7 @@ class ImageTo3D:
         self._encoder = encoder or load_image_encoder(bundle, device)
         self._matte = matte or load_matte(bundle, device)
         sizes = {key: bundle.weight_bytes(key, device) for key in bundle.config.models}
-        self._stays = plan(sizes, device, memory_budget_gb)
+        self._residency = Residency(device, plan(sizes, device, memory_budget_gb))
         self._shares: dict[Stage, float] | None = None
 
     @classmethod
@@ -245,15 +247,25 @@ class ImageTo3D:
         run = self.begin(prepared, request, clock)
         with memory_told():
             yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
-            occupancy = yield from self.structure(run)
+            for attempt in self._attempts(run):
+                with attempt:
+                    occupancy = yield from self.structure(run)
             yield self.done(clock, Stage.STRUCTURE, occupancy)
-            shape = yield from self.shape(occupancy, run)
+            for attempt in self._attempts(run):
+                with attempt:
+                    shape = yield from self.shape(occupancy, run)
             yield clock.event(Stage.SHAPE, "building the surface", 9, 10)
-            grid, guides = self.decode_shape(shape)
+            for attempt in self._attempts(run):
+                with attempt:
+                    grid, guides = self.decode_shape(shape)
             yield self.done(clock, Stage.SHAPE, grid)
-            material = yield from self.material(shape, run)
+            for attempt in self._attempts(run):
+                with attempt:
+                    material = yield from self.material(shape, run)
             yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
-            asset = on_cpu(self.decode_material(material, grid, guides))
+            for attempt in self._attempts(run):
+                with attempt:
+                    asset = on_cpu(self.decode_material(material, grid, guides))
             yield self.done(clock, Stage.MATERIAL, asset)
             if finish:
                 yield from self.finish(asset, request.finish, clock)
@@ -279,15 +291,26 @@ class ImageTo3D:
         """The last event of a stage."""
         return clock.event(stage, "done", 1, 1, on_cpu(result))
 
+    def _attempts(self, run: Run) -> Iterator[Attempt]:
+        """One attempt at a stage; a second one with a smaller memory plan where the GPU ran out of memory."""
+        state = run.random.get_state()
+        first = Attempt(final=not self._residency.can_shrink)
+        yield first
+        if first.failed:
+            LOG.warning("the GPU ran out of memory; this stage is tried again with less of the model on it")
+            self._residency.shrink()
+            run.random.set_state(state)
+            yield Attempt(final=True)
+
     def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
         """The bundle's model under `key` on the device for the length of the block."""
-        model = self.bundle.model(key, self.device)
+        model = self.bundle.model(key, self.device, home=self._residency.home(key))
         if not isinstance(model, kind):
             raise BundleError(
                 f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
                 "Use the pipeline.json that belongs to the bundle.",
             )
-        return resident(model, self.device, stay=key in self._stays)
+        return self._residency.resident(key, model)
 
     def _sample(
         self, velocity: Velocity[Latent], noise: Latent, run: Run, stage: Stage
@@ -304,6 +327,18 @@ class ImageTo3D:
         tokens = features.tokens.to(self.device)
         # All keys and values of zeros are alike, so attention to one of them is attention to all.
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
+
+
+class Attempt(AbstractContextManager["Attempt"]):
+    """Swallows a GPU that ran out of memory, unless it is the final attempt."""
+
+    def __init__(self, *, final: bool) -> None:
+        self.failed = False
+        self._final = final
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.failed = isinstance(error, torch.cuda.OutOfMemoryError) and not self._final
+        return self.failed
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Which model is on the GPU when.
 
 All models of the 4B bundle together do not fit a small GPU, but one at a time does. `plan` decides once, from a memory
-budget, which stay there; `with resident(model, device):` brings one in for as long as it is used.
+budget, which stay there. The others wait in pinned main memory, one block each, and come in one copy at the speed of
+the bus; the next one may come while the one before works.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -15,40 +18,157 @@ from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
 GIB = 2**30
-WORKSPACE_GB = 8.0  # activations of the largest stage
+WORKSPACE_GB = 8.0  # activations of the largest stage, nothing divided
+LOOK_AHEAD_GB = 9.0  # budget from which two models may be there at once
+SMALL_DECODER_ROWS = 1 << 20
+_ALIGN = 256  # bytes
 
 
-@contextmanager
-def resident(model: Model, device: torch.device | str, *, stay: bool = False) -> Iterator[Model]:
-    """The model on `device`; afterwards in main memory, unless it may `stay`."""
-    device = torch.device(device)
-    model.to(device)
-    try:
-        yield model
-    finally:
-        if not stay:
-            model.to("cpu")
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a budget is kept."""
+
+    stays: frozenset[str]  # keys of the models that never leave the device
+    ahead: bool = False  # the next model comes while one works
+    decoder_rows: int | None = None  # voxels that a decoder's widest steps take at once; None: all
+
+    def smallest(self) -> MemoryPlan:
+        """What is tried after the device ran out of memory."""
+        return MemoryPlan(frozenset(), decoder_rows=SMALL_DECODER_ROWS)
 
 
-def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> frozenset[str]:
-    """Keys of the models that may stay on the device.
+def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> MemoryPlan:
+    """All models stay where they fit beside the workspace of the largest stage, else none does.
 
-    Largest first, as long as the staying ones, the largest of the others and the workspace fit the budget together.
-
-    Args:
-        weight_bytes: size of each model's weights there.
-        device: all models stay on a CPU.
-        budget_gb: memory to use; all of the GPU's where none is given.
+    weight_bytes: of each model there. budget_gb: memory to use; on a CPU everything stays; on a GPU all that is free
+    where no budget is given.
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return frozenset(weight_bytes)
-    total = torch.cuda.get_device_properties(device).total_memory if budget_gb is None else budget_gb * GIB
-    room = total - WORKSPACE_GB * GIB
-    stay: set[str] = set()
-    for key in sorted(weight_bytes, key=lambda name: (-weight_bytes[name], name)):
-        chosen = stay | {key}
-        visitors = (size for name, size in weight_bytes.items() if name not in chosen)
-        if sum(weight_bytes[name] for name in chosen) + max(visitors, default=0) <= room:
-            stay = chosen
-    return frozenset(stay)
+        return MemoryPlan(frozenset(weight_bytes))
+    total = torch.cuda.mem_get_info(device)[0] if budget_gb is None else budget_gb * GIB
+    if sum(weight_bytes.values()) + WORKSPACE_GB * GIB <= total:
+        return MemoryPlan(frozenset(weight_bytes))
+    small = total < (WORKSPACE_GB + 2 * max(weight_bytes.values(), default=0) / GIB) * GIB
+    return MemoryPlan(frozenset(), total >= LOOK_AHEAD_GB * GIB, SMALL_DECODER_ROWS if small else None)
+
+
+class Berth:
+    """The place of one model's weights in pinned memory, and for a while on the device."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._tensors = list(itertools.chain(model.parameters(), model.buffers()))
+        sizes = [-(-tensor.numel() * tensor.element_size() // _ALIGN) * _ALIGN for tensor in self._tensors]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._host = _pinned(self._starts[-1])
+        for tensor, view in zip(self._tensors, self._views(self._host), strict=True):
+            view.copy_(tensor.data)
+        self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self._point_to(self._host)
+
+    def call(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        """Start the copy to the device; work queued there so far ends first, later work runs beside it."""
+        if self._coming is None:
+            block = torch.empty(self._starts[-1], dtype=torch.uint8, device=device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                block.copy_(self._host, non_blocking=True)
+                self._coming = block, stream.record_event()
+
+    def enter(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        """The weights are on the device for all work queued from now on."""
+        self.call(device, stream)
+        assert self._coming is not None
+        torch.cuda.current_stream(device).wait_event(self._coming[1])
+        self._point_to(self._coming[0])
+
+    def leave(self) -> None:
+        """Free the block on the device; the weights in main memory are as they were."""
+        if self._coming is None:
+            return
+        self._coming[1].synchronize()
+        self._coming = None
+        self._point_to(self._host)
+
+    def _views(self, block: torch.Tensor) -> Iterator[torch.Tensor]:
+        for tensor, start in zip(self._tensors, self._starts[:-1], strict=True):
+            flat = block[start : start + tensor.numel() * tensor.element_size()]
+            yield flat.view(tensor.dtype).view(tensor.shape)
+
+    def _point_to(self, block: torch.Tensor) -> None:
+        for tensor, view in zip(self._tensors, self._views(block), strict=True):
+            tensor.data = view
+
+
+def _pinned(size: int) -> torch.Tensor:
+    """Page-locked bytes where there is a GPU and the system gives them."""
+    if not torch.cuda.is_available():
+        return torch.empty(size, dtype=torch.uint8)
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError:  # too little lockable memory: slower copies
+        return torch.empty(size, dtype=torch.uint8)
+
+
+class Residency:
+    """Brings models to one device and back as a plan says, and learns in which order they are asked for."""
+
+    def __init__(self, device: torch.device, plan: MemoryPlan) -> None:
+        self.device = device
+        self.plan = plan
+        self._berths: dict[str, Berth] = {}
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._last = ("", "")  # the two models that were asked for last
+        self._followers: dict[tuple[str, str], str] = {}
+
+    def home(self, key: str) -> torch.device:
+        """Where a model's weights are to be loaded to."""
+        return self.device if key in self.plan.stays else torch.device("cpu")
+
+    @contextmanager
+    def resident(self, key: str, model: Model) -> Iterator[Model]:
+        """The model on the device; afterwards in main memory again, unless it may stay."""
+        if key in self.plan.stays or self._stream is None:
+            with torch.inference_mode(False):
+                model.to(self.device)
+            yield model
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            berth = self._berth(key, model)
+            self._send_home(but=key)
+            berth.enter(self.device, self._stream)
+            self._call_follower(key)
+        try:
+            yield model
+        finally:
+            with torch.inference_mode(False), torch.no_grad():
+                berth.leave()
+
+    @property
+    def can_shrink(self) -> bool:
+        return self._stream is not None and self.plan != self.plan.smallest()
+
+    def shrink(self) -> None:
+        """Go over to the smallest plan and free what the device holds for nobody."""
+        self.plan = self.plan.smallest()
+        self._send_home(but="")
+        torch.cuda.empty_cache()
+
+    def _call_follower(self, key: str) -> None:
+        """Remember that `key` came; if two models have room, let the one come that followed last time."""
+        self._followers[self._last] = key
+        self._last = (self._last[1], key)
+        follower = self._followers.get(self._last)
+        if self.plan.ahead and follower in self._berths and self._stream is not None:
+            self._berths[follower].call(self.device, self._stream)
+
+    def _berth(self, key: str, model: nn.Module) -> Berth:
+        if key not in self._berths:
+            self._berths[key] = Berth(model)
+        return self._berths[key]
+
+    def _send_home(self, *, but: str) -> None:
+        for key, berth in self._berths.items():
+            if key != but:
+                berth.leave()

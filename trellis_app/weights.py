@@ -82,12 +82,15 @@ class Bundle:
         """A few words for a header."""
         return self.config.description or self.name
 
-    def model(self, key: str, device: torch.device | str = "cpu") -> nn.Module:
-        """The model under a key of the manifest, loaded once: in its own precision on a GPU, in float32 on a CPU.
+    def model(
+        self, key: str, device: torch.device | str = "cpu", *, home: torch.device | str | None = None
+    ) -> nn.Module:
+        """The model under a key of the manifest, loaded once: in its own precision for a GPU, in float32 for a CPU.
 
-        A model that was loaded before is returned wherever it is now; `residency` moves it.
+        home: where its weights are loaded to, `device` by default. A model that was loaded before is returned wherever
+        it is now; `residency` moves it.
         """
-        return self._load(self.stem(key), torch.device(device))
+        return self._load(self.stem(key), torch.device(device), torch.device(home or device))
 
     def stem(self, key: str) -> str:
         """The checkpoint of a model; those that only texturing needs may be named in a manifest of their own."""
@@ -106,7 +109,7 @@ class Bundle:
             raise BundleError(
                 f"{part.name} of the bundle {self.name} names no model.", "Add args.model to its manifest."
             )
-        return self._load(str(part.args["model"]), torch.device(device))
+        return self._load(str(part.args["model"]), torch.device(device), torch.device(device))
 
     def weight_bytes(self, key: str, device: torch.device | str) -> int:
         """Bytes that a model's weights take on a device, from its JSON alone."""
@@ -128,11 +131,12 @@ class Bundle:
                 missing.append(file)
         return missing
 
-    def _load(self, stem: str, device: torch.device) -> nn.Module:
+    def _load(self, stem: str, device: torch.device, home: torch.device) -> nn.Module:
         if stem not in self._loaded:
             source, there = self.source.checkpoint(stem)
             files = source.file(f"{there}.json"), source.file(f"{there}.safetensors")
-            self._loaded[stem] = load_checkpoint(*files, device=device)
+            with torch.inference_mode(False):  # weights outlive the run that asks for them first
+                self._loaded[stem] = load_checkpoint(*files, device=device, home=home)
         return self._loaded[stem]
 
 
@@ -187,15 +191,17 @@ def build_empty(description: Path, device: torch.device) -> nn.Module:
     return module
 
 
-def load_checkpoint(description: Path, weights: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """A model with its weights on `device`, in evaluation mode and without gradients.
+def load_checkpoint(
+    description: Path, weights: Path, device: torch.device | str = "cpu", home: torch.device | str | None = None
+) -> nn.Module:
+    """A model for `device` with its weights at `home` (there by default), in evaluation mode and without gradients.
 
-    On a CPU all weights become float32. Raises BundleError for an unknown class, a damaged file, and for keys or shapes
-    that do not fit, naming every one of them.
+    For a CPU all weights become float32. They are read straight to their place and precision, one tensor at a time.
+    Raises BundleError for an unknown class, a damaged file, and for keys or shapes that do not fit, naming every one.
     """
-    device = torch.device(device)
-    module = build_empty(description, device)
-    module.load_state_dict(_read(weights, module.state_dict(), device), strict=True, assign=True)
+    module = build_empty(description, torch.device(device))
+    tensors = _read(weights, module.state_dict(), torch.device(home or device))
+    module.load_state_dict(tensors, strict=True, assign=True)
     return module.requires_grad_(False).eval()
 
 

@@ -66,7 +66,7 @@ def test_matches_the_reference(implementation: str, dtype: torch.dtype, count: i
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("count", "inputs", "outputs"), [(0, 8, 16), (1, 3, 8), (700, 16, 24), (300, 40, 128)])
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(0, 8, 16), (1, 3, 8), (150, 6, 24)])
 def test_children(implementation: str, dtype: torch.dtype, count: int, inputs: int, outputs: int) -> None:
     neighbours, feats, weight, bias, _ = case(count, inputs, outputs * 8, dtype)
     slots = torch.nonzero(torch.rand(len(feats) * 8) < 0.4)[:, 0]
