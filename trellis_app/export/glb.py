@@ -21,7 +21,7 @@ from trellis_app.settings import FileOptions
 from trellis_app.types import FinishedAsset
 
 ALPHA_CUTOFF = 0.5
-CLAY = (0.72, 0.70, 0.68, 1.0)  # linear base colour of meshes that have none yet
+CLAY = (0.41, 0.35, 0.25, 1.0)  # linear base colour of meshes that have none yet; warm under the cool light of viewers
 _WEBP = "EXT_texture_webp"
 
 
