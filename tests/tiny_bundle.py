@@ -45,12 +45,18 @@ _PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "matting": ("MattingUNet", {"image_size": 64, "widths": [8, 8]}),
 }
+_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "shape_slat_encoder": (
+        "FlexiDualGridVaeEncoder",
+        {"model_channels": [8, 8, 16, 16, 32], "latent_channels": CHANNELS, "num_blocks": [0, 0, 0, 0, 1]},
+    )
+}
 
 
 def write_tiny_bundle(folder: Path, *, seed: int = 0) -> Path:
     """Write pipeline.json and all checkpoints; the structure decoder fills about half of the cells."""
     torch.manual_seed(seed)
-    for stem, (name, arguments) in {**MODELS, **_PARTS}.items():
+    for stem, (name, arguments) in {**MODELS, **_PARTS, **_ENCODERS}.items():
         _write_checkpoint(folder / "ckpts" / stem, name, arguments)
     part = {key: {"name": name, "args": {"model": f"ckpts/{key}"}} for key, (name, _) in _PARTS.items()}
     sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": _SAMPLER}
@@ -58,7 +64,7 @@ def write_tiny_bundle(folder: Path, *, seed: int = 0) -> Path:
     document = {
         "name": "Trellis2ImageTo3DPipeline",
         "args": {
-            "models": {key: f"ckpts/{key}" for key in MODELS},
+            "models": {key: f"ckpts/{key}" for key in (*MODELS, *_ENCODERS)},
             "sparse_structure_sampler": sampler,
             "shape_slat_sampler": sampler,
             "tex_slat_sampler": sampler,

@@ -22,6 +22,7 @@ from trellis_kernels.grid_sample.op import grid_sample_3d
 from trellis_app.errors import MeshError, SettingsError
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.mesh.bake import Baked, bake
+from trellis_app.mesh.health import report
 from trellis_app.mesh.normals import crease_normals
 from trellis_app.mesh.surface import Surface, weld_vertices
 from trellis_app.mesh.unwrap import Atlas, unwrap
@@ -90,6 +91,7 @@ def texture(
 def coloured(pipeline: ImageTo3D, surface: Surface, run: Run) -> Generator[StageEvent, None, OVoxel]:
     """The material of the picture on the voxels of a surface in the unit box."""
     signal = StopSignal()
+    yield run.clock.event(Stage.SHAPE, "starting", 0, 10)
     read = partial(voxels_of, surface, run.preset.resolution, check=signal)
     grid = yield from _work(run.clock, (Stage.SHAPE, "mesh to voxels", 0, 10), read, signal)
     encode = partial(pipeline.encode_shape, grid)
@@ -111,22 +113,24 @@ def finish_texture(
     texture: with uv="keep" for want of UVs, else of room in the texture.
     """
     clock, signal = clock or RunClock({Stage.FINISH: 1.0}), StopSignal()
-    lay, paint, wrap = ((Stage.FINISH, name, k, len(FINISH_STEPS)) for k, name in enumerate(FINISH_STEPS))
+    lay, paint, gather = ((Stage.FINISH, name, k, len(FINISH_STEPS)) for k, name in enumerate(FINISH_STEPS))
     surface, sampler = framed(mesh, options.stance), VoxelSampler(asset)
     place = partial(lay_out, mesh, surface, options.uv, finish.texture_size, check=signal)
     layout = yield from _work(clock, lay, place, signal)
     fill = partial(bake, surface, layout.atlas, sampler, size=finish.texture_size, alpha=finish.alpha)
     baked = yield from _work(clock, paint, fill, signal)
-    finished = yield from _work(clock, wrap, partial(pack, mesh, surface, layout, baked, sampler), signal)
+    finished = yield from _work(clock, gather, partial(pack, mesh, surface, layout, baked, sampler), signal)
     yield clock.event(Stage.FINISH, FINISH_STEPS[2], len(FINISH_STEPS), len(FINISH_STEPS), finished)
 
 
 def _work(
     clock: RunClock, beat: tuple[Stage, str, int, int], job: Callable[[], T], signal: StopSignal
 ) -> Generator[StageEvent, None, T]:
-    """Run a job in a thread, with an event at once and one every half second."""
-    yield clock.event(*beat)
-    return (yield from clock.beats(beating(job, signal), *beat))
+    """Run a job in a thread, with an event every half second and one at its end."""
+    stage, what, step, steps = beat
+    result = yield from clock.beats(beating(job, signal), *beat)
+    yield clock.event(stage, what, step + 1, steps)
+    return result
 
 
 def voxels_of(surface: Surface, resolution: int, *, check: Check = go_on) -> DualGrid:
@@ -216,6 +220,7 @@ def pack(mesh: UserMesh, surface: Surface, layout: Layout, baked: Baked, sampler
             "voxels": len(sampler.asset.grid.coords),
             "covered_texels": baked.covered,
         },
+        health=report(mesh.vertices, mesh.faces, weld=True),
         notes=(layout.note,),
     )
 

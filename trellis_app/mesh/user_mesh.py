@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 
 from trellis_app.errors import MeshError
 from trellis_app.mesh.surface import Surface
-from trellis_app.ovoxel.scene import LONGEST_SIDE, turned_normals
 
 UPS = ("y", "z")
+LONGEST_SIDE = 0.99999  # of the unit box, as in the training data
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 MOST_FACES = 20_000_000
 _UV_ATTRIBUTE = "_TRELLIS_UV"  # the bytes of TEXCOORD_0 on their way past trimesh, which turns v round in float32
@@ -112,15 +111,14 @@ def framed(mesh: UserMesh, stance: Stance = Stance()) -> Surface:
     return Surface(placed.astype(np.float32), mesh.faces)
 
 
-def _load(path: Path) -> trimesh.Scene:
+def _load(path: Path) -> Any:
+    import trimesh  # 0.3 s to import: only files need it
+
     kind, data = path.suffix.lower().lstrip("."), path.read_bytes()
     if kind in ("glb", "gltf"):
         data = _glb_with_uv_bytes(data) if kind == "glb" else json.dumps(_with_uv_bytes(json.loads(data))).encode()
     resolver = trimesh.resolvers.FilePathResolver(str(path))
-    scene: Any = trimesh.load_scene(
-        BytesIO(data), file_type=kind, resolver=resolver, process=False, skip_materials=True
-    )
-    return scene
+    return trimesh.load_scene(BytesIO(data), file_type=kind, resolver=resolver, process=False, skip_materials=True)
 
 
 def _with_uv_bytes(tree: dict[str, Any]) -> dict[str, Any]:
@@ -146,8 +144,12 @@ def _glb_with_uv_bytes(data: bytes) -> bytes:
     return head + text + rest
 
 
-def _part(scene: trimesh.Scene, node: str) -> UserMesh | None:
+def _part(scene: Any, node: str) -> UserMesh | None:
     """One node's triangles where its transform puts them; None for points and lines."""
+    import trimesh
+
+    from trellis_app.ovoxel.scene import turned_normals
+
     transform, name = scene.graph[node]
     geometry: Any = scene.geometry[name]
     if not isinstance(geometry, trimesh.Trimesh) or not len(geometry.faces):

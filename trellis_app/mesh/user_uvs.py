@@ -58,7 +58,7 @@ def judge_uvs(surface: Surface, uvs: np.ndarray | None) -> UvVerdict:
 
 def _inside(corners: np.ndarray) -> np.ndarray:
     """bool [F, 1, 1]: all corners [F, 3, 2] lie in the texture."""
-    return ((corners >= -_BORDER) & (corners <= 1.0 + _BORDER)).all(axis=(1, 2), keepdims=True)
+    return np.asarray(((corners >= -_BORDER) & (corners <= 1.0 + _BORDER)).all(axis=(1, 2), keepdims=True))
 
 
 def _doubled_area(corners: np.ndarray) -> np.ndarray:
