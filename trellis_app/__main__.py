@@ -1,4 +1,4 @@
-"""python -m trellis_app generate | texture | doctor | bench | train | evaluate: thin commands over the library.
+"""python -m trellis_app generate | texture | health | doctor | bench | train | evaluate: thin commands.
 
 Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, 130 interrupted.
 """
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_texture(commands)
+    _add_health(commands)
     _add_doctor(commands)
     _add_bench(commands)
     _add_training(commands, arguments if arguments is not None else sys.argv[1:])
@@ -132,6 +133,22 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
 def _show(event: StageEvent) -> None:
     left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"
     print(f"[{event.elapsed:6.1f} s{left}] {event.label}", file=sys.stderr)
+
+
+def _add_health(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("health", help="what shape a mesh file is in: holes, flips, crossings, UVs")
+    parser.add_argument("mesh", type=Path, metavar="FILE", help="GLB, glTF, OBJ, PLY, STL or OFF")
+    parser.add_argument("--texture-size", type=int, default=2048, help="texels a side, for texels per triangle")
+    parser.add_argument("--json", action="store_true", help="machine-readable report")
+    parser.set_defaults(run=_health)
+
+
+def _health(options: argparse.Namespace) -> int:
+    from trellis_app.mesh.health_command import examine, text
+
+    found = examine(options.mesh, texture_size=options.texture_size)
+    print(json.dumps(found.record()) if options.json else text(found))
+    return 0
 
 
 def _add_doctor(commands: argparse._SubParsersAction) -> None:

@@ -6,6 +6,7 @@ it is one sort and one sweep.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from numba import njit
 
 from trellis_app.mesh.surface import Surface
 
-_LEAF = 4  # triangles of a leaf
-_THREADS = 2
+LEAF = 4  # triangles of a leaf
+_THREADS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _boxes(triangles: np.ndarray, leaves: int) -> tuple[np.ndarray, np.ndarray]:
     low = np.full((2 * leaves - 1, 3), np.inf, np.float32)
     high = np.full((2 * leaves - 1, 3), -np.inf, np.float32)
     for t in range(len(triangles)):
-        node = leaves - 1 + t // _LEAF
+        node = leaves - 1 + t // LEAF
         for c in range(3):
             for k in range(3):
                 low[node, k] = min(low[node, k], triangles[t, c, k])
@@ -77,12 +78,12 @@ def build_tree(surface: Surface) -> Tree:
     order = np.argsort(_morton(centres, low, (2**20 - 1) / max(extent, 1e-12)), kind="stable")
     triangles = np.ascontiguousarray(triangles[order])
     leaves = 1
-    while leaves * _LEAF < len(triangles):
+    while leaves * LEAF < len(triangles):
         leaves *= 2
     return Tree(triangles, order.astype(np.int32), *_boxes(triangles, leaves))
 
 
-def _in_parts(count: int, work: Callable[[slice], None]) -> None:
+def in_parts(count: int, work: Callable[[slice], None]) -> None:
     """Run `work`, which releases the interpreter lock, over slices of `count` queries in a few threads."""
     bounds = np.linspace(0, count, 4 * _THREADS + 1).astype(int)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -157,8 +158,8 @@ def _closest(
             if bound[top] >= best:
                 continue
             if node >= leaves - 1:
-                first = (node - leaves + 1) * _LEAF
-                for t in range(first, min(first + _LEAF, len(triangles))):
+                first = (node - leaves + 1) * LEAF
+                for t in range(first, min(first + LEAF, len(triangles))):
                     distance = _closest_on_triangle(p, triangles[t], trial)
                     if distance < best:
                         best, best_triangle = distance, t
@@ -182,7 +183,7 @@ def closest_points(tree: Tree, points: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """(closest surface points float32 [Q, 3], their faces int32 [Q]) of points [Q, 3]."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     out, which = np.empty((len(points), 3), np.float32), np.empty(len(points), np.int32)
-    _in_parts(len(points), lambda s: _closest(points[s], tree.triangles, tree.low, tree.high, out[s], which[s]))
+    in_parts(len(points), lambda s: _closest(points[s], tree.triangles, tree.low, tree.high, out[s], which[s]))
     return out, tree.face[which]
 
 
@@ -213,8 +214,8 @@ def _blocked(
         top -= 1
         node = stack[top]
         if node >= leaves - 1:
-            first = (node - leaves + 1) * _LEAF
-            for t in range(first, min(first + _LEAF, len(triangles))):
+            first = (node - leaves + 1) * LEAF
+            for t in range(first, min(first + LEAF, len(triangles))):
                 if _ray_hits(origin, direction, triangles, t):
                     return True
             continue
@@ -271,5 +272,5 @@ def _escapes(
 def escapes(tree: Tree, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Whether each ray (origins, directions float64 [Q, 3]) leaves without meeting a triangle, bool [Q]."""
     out = np.zeros(len(origins), dtype=bool)
-    _in_parts(len(origins), lambda s: _escapes(origins[s], directions[s], tree.triangles, tree.low, tree.high, out[s]))
+    in_parts(len(origins), lambda s: _escapes(origins[s], directions[s], tree.triangles, tree.low, tree.high, out[s]))
     return out

@@ -93,21 +93,26 @@ class Sides:
     vote: np.ndarray  # float64 [F] positive: its front, negative: its back
     crossed: np.ndarray  # int32 [F] lattice edges that cross the face
     reached: np.ndarray  # int32 [F] how many of these have open air at one end at least
+    outward: np.ndarray  # int32 [F] how many have it at the front only
+    inward: np.ndarray  # int32 [F] how many have it at the back only
 
 
 def open_sides(surface: Surface, *, voxel: float, check: Check = go_on) -> Sides:
     """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
     air = open_air(surface, voxel=voxel, check=check)
     count = len(surface.faces)
-    vote, crossed, reached = np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    vote = np.zeros(count)
+    crossed, reached, outward, inward = (np.zeros(count, np.int64) for _ in range(4))
     for one in air.along:
         low = one.first & air.open(one.point)
         high = one.last & air.open(one.point + air.lattice.strides[one.axis])
         vote += np.bincount(one.face, weights=_votes(one, low, high), minlength=count)
         crossed += np.bincount(one.face, minlength=count)
         reached += np.bincount(one.face[low | high], minlength=count)
+        outward += np.bincount(one.face[(low ^ high) & (high == one.rising)], minlength=count)
+        inward += np.bincount(one.face[(low ^ high) & (low == one.rising)], minlength=count)
         check()
-    return Sides(vote, crossed, reached)
+    return Sides(vote, crossed, reached, outward, inward)
 
 
 def _votes(one: Crossings, low: np.ndarray, high: np.ndarray) -> np.ndarray:
