@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,21 @@ class Steering:
         for level, block in enumerate(ups):
             assert block.to_subdiv is not None
             block.to_subdiv.register_forward_hook(self._subdivision(level))
-        shape.output_layer.register_forward_hook(lambda _m, _i, out: self._geometry(out))
-        material.output_layer.register_forward_hook(lambda _m, _i, out: self._attributes(out))
+        shape.output_layer.register_forward_hook(self._in_parts(self._geometry))
+        material.output_layer.register_forward_hook(self._in_parts(self._attributes))
+
+    def _in_parts(self, replace: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+        """A hook on an output layer that is called for one stretch of rows after another."""
+        begin = 0
+
+        def hook(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
+            nonlocal begin
+            assert self.target is not None
+            rows = self.target.rows[begin : begin + len(out)]
+            begin = (begin + len(out)) % max(1, len(self.target.rows))
+            return replace(out, rows)
+
+        return hook
 
     def _subdivision(self, level: int) -> Any:
         def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
@@ -121,14 +134,14 @@ class Steering:
 
         return replace
 
-    def _geometry(self, out: torch.Tensor) -> torch.Tensor:
+    def _geometry(self, out: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Raw channels whose activations are the target's dual vertices and crossed edges (margin 0.5)."""
         assert self.target is not None
-        grid, rows = self.target.asset.grid, self.target.rows
+        grid = self.target.asset.grid
         share = (grid.dual[rows] + 0.5) / 2
         crossed = grid.crossed[rows].to(out.dtype) - 0.5
         return torch.cat([torch.logit(share, eps=1e-6), crossed, torch.zeros_like(crossed[:, :1])], dim=1)
 
-    def _attributes(self, out: torch.Tensor) -> torch.Tensor:
+    def _attributes(self, out: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         assert self.target is not None
-        return material_features(self.target.asset.attributes[self.target.rows]).to(out.dtype)
+        return material_features(self.target.asset.attributes[rows]).to(out.dtype)

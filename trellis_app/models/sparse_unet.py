@@ -20,10 +20,13 @@ from torch import nn
 
 from trellis_app.models.layers import convert_torso, full_precision, working_dtype
 from trellis_app.sparse.layers import LayerNorm32, NormSilu, SparseConv3d
+from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
 from trellis_app.sparse.tensor import Children, SparseTensor, channel_to_space, space_to_channel
 
 _CONVNEXT, _UP, _DOWN = "SparseConvNeXtBlock3d", "SparseResBlockC2S3d", "SparseResBlockS2C3d"
-_MLP_ROWS = 1 << 16  # rows of an MLP's wide middle held at once at inference
+_MLP_ROWS = 1 << 16  # rows of an MLP's wide middle held at once at inference on a CPU
+_MLP_ELEMENTS = 1 << 27  # and elements of it on a GPU
+_HEAD_ROWS = 1 << 20  # rows held in float32 at once by the output layer at inference
 
 
 def check_levels(channels: Sequence[int], num_blocks: Sequence[int], kinds: Sequence[str], allowed: str) -> None:
@@ -123,8 +126,11 @@ class ConvNeXtBlock(nn.Module):
         h = self.conv(x.feats, x.cache)
         if torch.is_grad_enabled():
             return x.replace(x.feats + self.mlp(self.norm(h)))
-        chunks = zip(x.feats.split(_MLP_ROWS), h.split(_MLP_ROWS), strict=True)
-        return x.replace(torch.cat([feats + self.mlp(self.norm(rows)) for feats, rows in chunks]))
+        count = max(1, _MLP_ELEMENTS // (4 * h.shape[1])) if h.is_cuda else _MLP_ROWS
+        out = torch.empty_like(x.feats)
+        for feats, rows, place in zip(x.feats.split(count), h.split(count), out.split(count), strict=True):
+            torch.add(feats, self.mlp(self.norm(rows)), out=place)
+        return x.replace(out)
 
 
 class DownBlock(nn.Module):
@@ -229,6 +235,8 @@ class SparseEncoder(nn.Module):
 class SparseDecoder(nn.Module):
     """A latent to voxels at 2^(levels - 1) times the resolution."""
 
+    row_ops: RowOps = AUTOMATIC
+
     def __init__(self, params: DecoderParams) -> None:
         super().__init__()
         self.params = params
@@ -272,9 +280,14 @@ class SparseDecoder(nn.Module):
                     subdivisions += [logits] if logits is not None else []
                 else:
                     h = block(h)
-        with full_precision(z.feats):
-            normed = F.layer_norm(h.feats.float(), h.feats.shape[-1:], eps=1e-5)
-            return Decoding(raw=h.replace(self.output_layer(normed)), subdivisions=tuple(subdivisions))
+        return Decoding(raw=h.replace(self._leave(h.feats)), subdivisions=tuple(subdivisions))
+
+    def _leave(self, feats: torch.Tensor) -> torch.Tensor:
+        """Fine rows [M, C] -> float32 [M, out_channels]."""
+        count = max(1, len(feats)) if torch.is_grad_enabled() else _HEAD_ROWS
+        with full_precision(feats):
+            parts = feats.split(count)
+            return torch.cat([self.output_layer(self.row_ops.norm(x, None, None, 1e-5, torch.float32)) for x in parts])
 
     def upsample(self, z: SparseTensor, levels: int) -> torch.Tensor:
         """int32 [M, 4] coords after `levels` doublings; nothing beyond them is computed."""
