@@ -54,6 +54,6 @@ def run_job(
         raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
     record = settings_record(request, pipeline.samplers(request), bundle=pipeline.bundle.name)
     source = ExportSource(asset, voxels, request.finish, options.files, record)
-    sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded(), "counts": asset.counts}
+    sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded()}
     written = write_all(source, options.folder, options.picture.stem, options.formats, sidecar=sidecar)
     return [path for paths in written.values() for path in paths]

@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], check: Check = go_on) -> list[_Result]:
     """The function of every item, in order. check: called between items; it raises to stop the rest."""
-    workers = min(len(items), os.cpu_count() or 1)
+    workers = min(len(items), _cores())
     if workers < 2:
         return [_checked(function(item), check) for item in items]
     with ThreadPoolExecutor(workers) as pool:
@@ -25,6 +25,12 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ch
         finally:
             for task in running:
                 task.cancel()
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _checked(result: _Result, check: Check) -> _Result:

@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.voxel_shapes import Paint, gradient, ring, voxel_asset
 from trellis_app.export.source import ExportSource
+from trellis_app.mesh.health import report
 from trellis_app.settings import FileOptions, FinishOptions
 from trellis_app.types import FinishedAsset, Textures
 
@@ -42,7 +43,7 @@ def ring_source(
     asset = FinishedAsset(
         vertices, faces, normals / np.linalg.norm(normals, axis=1, keepdims=True), uvs, colors,
         painted_maps(16, mode, normal=normal), translucent_faces=translucent, double_sided=False,
-        counts={"faces": len(faces)},
+        counts={"faces": len(faces)}, health=report(vertices, faces, weld=True),
     )  # fmt: skip
     voxels = voxel_asset(mesh, resolution, paint)
     return ExportSource(asset, voxels, FinishOptions(faces=2000), options or FileOptions(), {"seed": 7})

@@ -1,12 +1,12 @@
 """Our PNG encoder against Pillow's reader: every shape and channel count, on one core and on many."""
 
 import io
-import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trellis_app import parallel
 from trellis_app.export.png import encode_png, encode_pngs
 
 SHAPES = [(1, 1, 3), (3, 5, 4), (7, 2), (1, 9, 1), (4, 6, 2), (700, 601, 3), (513, 1025, 4)]
@@ -34,7 +34,7 @@ def test_several_pictures_and_any_number_of_cores_give_the_same_bytes(monkeypatc
     random = np.random.default_rng(4)
     pictures = [random.integers(0, 60, shape, dtype=np.uint8) for shape in SHAPES]
     many = encode_pngs(pictures)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
     assert encode_pngs(pictures) == many == [encode_png(picture) for picture in pictures]
     assert encode_pngs([]) == []
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trellis_app.errors import SettingsError
@@ -27,6 +27,7 @@ from trellis_app.ovoxel import vxz
 from trellis_app.ovoxel.files import asset_voxels, npz_bytes, ply_bytes
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import FileOptions
+from trellis_app.types import FinishedAsset
 
 VXZ_OPTIONS = vxz.VxzOptions(compression="zstd", compression_level=9)  # 5 times as fast as the default, 1/4 larger
 Builder = Callable[[ExportSource, str, Check], Sequence[Part]]
@@ -142,7 +143,8 @@ def write_all(
     """Write every named format, and `<stem>.json` where there is a sidecar: all or none. The same source, same bytes.
 
     A format of several files is written side by side, or as one zip if `packed`. The result has the paths of each
-    format, the main file first, and the sidecar's under "json"; the sidecar is told sizes and seconds of the files.
+    format, the main file first, and the sidecar's under "json". The sidecar is told what the asset counts, its health
+    and notes, and sizes and seconds of the files.
     Raises SettingsError for an unknown format, MachineError when the disk is full or the folder cannot be written.
     """
     check_formats(names, source.options)
@@ -159,12 +161,24 @@ def write_all(
             del parts
             check()
         if sidecar is not None:
-            spent = sidecar.get("seconds")
-            record = {**sidecar, "seconds": {**(spent if isinstance(spent, dict) else {}), **seconds}, "files": sizes}
-            text = json.dumps(record, indent=2) + "\n"
+            text = json.dumps(_full_record(source.asset, sidecar, seconds, sizes), indent=2) + "\n"
             written["json"] = (batch.add(Part(f"{stem}.json", [text.encode()])),)
         batch.publish()
     return written
+
+
+def _full_record(asset: FinishedAsset, sidecar: Record, seconds: dict[str, float], sizes: dict[str, int]) -> Record:
+    """The sidecar with what is known once the files are written."""
+    spent = sidecar.get("seconds")
+    health = asset.health and {**asdict(asset.health), "file_bytes": next(iter(sizes.values()))}
+    return {
+        **sidecar,
+        "notes": asset.notes,
+        "counts": asset.counts,
+        "health": health,
+        "seconds": {**(spent if isinstance(spent, dict) else {}), **seconds},
+        "files": sizes,
+    }
 
 
 def build(row: Format, source: ExportSource, stem: str, *, packed: bool = False, check: Check = go_on) -> list[Part]:

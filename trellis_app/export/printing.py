@@ -72,7 +72,7 @@ def _closed(source: ExportSource, check: Check) -> tuple[Surface, np.ndarray]:
     if not len(closed.faces):
         raise EmptyAssetError("Nothing that can be printed was left.", "Try another seed or another picture.")
     check()
-    surface = simplify(closed, source.finish.faces).compacted()
+    surface = simplify(closed, source.finish.faces, check=check).compacted()
     check()
     return surface, _colors_at(voxels, surface.vertices)
 
