@@ -112,7 +112,7 @@ def _push(queue: Queue, bits: np.ndarray, cost: float, a: int, b: int, stamps: t
 
 @njit(cache=True, nogil=True)
 def _pop(queue: Queue, limit: int) -> int:
-    """Take the oldest candidate of the lowest bucket, -1 beyond `limit`; its slot is free again but keeps its values."""
+    """Take the oldest candidate of the lowest bucket, -1 beyond `limit`; its slot is freed but keeps its values."""
     while queue.state[0] <= limit and queue.first[queue.state[0]] < 0:
         queue.state[0] += 1
     if queue.state[0] > limit:

@@ -1,0 +1,181 @@
+"""Simplifying decoded surfaces, compared with pyfqmr at the same number of faces: seconds, distance, predicates.
+
+PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--json FILE]
+
+Surfaces: objects of the library and golden meshes at 256^3, simplified to 50,000 faces, and a synthetic one of 1.3 M
+faces to 500,000. Where pyfqmr is not installed its figures are read from the JSON of a run where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.workload import ROOT, machine, settle
+from safetensors.numpy import load_file
+
+from trellis_app.bench_assets import synthetic_asset
+from trellis_app.mesh.bvh import Tree, build_tree, closest_points
+from trellis_app.mesh.gpu.simplify import simplify as simplify_mesh
+from trellis_app.mesh.repair import repair
+from trellis_app.mesh.simplify import simplify
+from trellis_app.mesh.surface import Surface, edge_table, face_cross
+from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
+from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
+from trellis_app.training.library import read_library
+from trellis_app.types import DualGrid, Mesh
+
+SHARED = ROOT.parent / "shared"
+GOLDEN = ("torus", "hemisphere", "icosphere", "tee")
+SIDE, FACES = 256, 50_000
+LARGE_SIDE, LARGE_FACES = 512, 500_000
+SAMPLES = 200_000
+TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
+
+
+def surfaces(objects: int) -> Iterator[tuple[str, Surface, int, float]]:
+    """(name, repaired surface, target, side of a voxel); golden meshes and objects only where they are at hand."""
+    golden = SHARED / "golden/geometry/mesh_to_dual_grid.safetensors"
+    if golden.is_file():
+        values = load_file(golden)
+        for name in GOLDEN:
+            yield name, voxelised(values[f"{name}.vertices"], values[f"{name}.faces"]), FACES, 1 / SIDE
+    if (SHARED / "data/dev.npz").is_file():
+        library = read_library(SHARED / "data/dev.npz")
+        for index in np.linspace(0, len(library) - 1, objects).astype(int):
+            thing = library[int(index)]
+            points = thing.vertices - (thing.vertices.min(0) + thing.vertices.max(0)) / 2
+            points = points[:, [0, 2, 1]] * np.float32([1, -1, 1]) * (0.999 / np.ptp(points, axis=0).max())
+            yield thing.name, voxelised(points, thing.faces), FACES, 1 / SIDE
+    yield "synthetic", repaired(synthetic_asset(LARGE_SIDE).grid), LARGE_FACES, 1 / LARGE_SIDE
+
+
+def voxelised(vertices: np.ndarray, faces: np.ndarray) -> Surface:
+    """A mesh through the voxel grid and the clean-up, as the finisher sees it."""
+    mesh = Mesh(torch.from_numpy(np.ascontiguousarray(vertices)).float(), torch.from_numpy(faces).int())
+    return repaired(mesh_to_dual_grid(mesh, SIDE))
+
+
+def repaired(grid: DualGrid) -> Surface:
+    mesh = dual_grid_to_mesh(grid)
+    return repair(Surface(mesh.vertices.numpy(), mesh.faces.numpy()), voxel=1 / grid.resolution)
+
+
+def by_pyfqmr(surface: Surface, target: int) -> Surface:
+    import pyfqmr
+
+    simplifier = pyfqmr.Simplify()
+    simplifier.setMesh(surface.vertices.astype(np.float64), surface.faces)
+    simplifier.simplify_mesh(target_count=target, aggressiveness=7, preserve_border=True, verbose=False)
+    vertices, faces, _ = simplifier.getMesh()
+    return Surface(np.asarray(vertices, np.float32), np.asarray(faces, np.int32))
+
+
+def sampled(surface: Surface, count: int) -> np.ndarray:
+    """Points float32 [count, 3] spread evenly over the area; the same in every run."""
+    random = np.random.default_rng(0)
+    area = np.cumsum(np.linalg.norm(face_cross(surface), axis=1))
+    face = np.searchsorted(area, (np.arange(count) + random.random(count)) / count * area[-1]).clip(0, len(area) - 1)
+    weight = random.random((count, 2))
+    weight = np.where(weight.sum(1, keepdims=True) > 1, 1 - weight, weight)
+    corner = surface.vertices[surface.faces[face]].astype(np.float64)
+    sides = corner[:, 1:] - corner[:, :1]
+    return (corner[:, 0] + (weight[:, :, None] * sides).sum(1)).astype(np.float32)
+
+
+def distances(small: Surface, full: Surface, tree: Tree) -> np.ndarray:
+    """Distances of sampled points of each surface to the other, world units."""
+    here, there = sampled(small, SAMPLES), sampled(full, SAMPLES)
+    gaps = (closest_points(tree, here)[0] - here, closest_points(build_tree(small), there)[0] - there)
+    return np.linalg.norm(np.concatenate(gaps).astype(np.float64), axis=1)
+
+
+def flipped(small: Surface, full: Surface, tree: Tree) -> int:
+    """Faces that look away from every face of the whole surface around the one nearest to their centre."""
+    near = full.faces[closest_points(tree, small.vertices[small.faces].mean(axis=1))[1]]
+    order, valence = np.argsort(full.faces.reshape(-1), kind="stable"), np.bincount(full.faces.reshape(-1))
+    first, many = (np.cumsum(valence) - valence)[near.reshape(-1)], valence[near.reshape(-1)]
+    row = np.repeat(np.arange(len(many)), many)
+    around = order[first[row] + np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)] // 3
+    agrees = (face_cross(small)[row // 3] * face_cross(full)[around]).sum(axis=1) > 0
+    return len(small.faces) - len(np.unique(row[agrees] // 3))
+
+
+def measured(run: Callable[[], Surface], full: Surface, tree: Tree, voxel: float, repeats: int) -> dict[str, object]:
+    """The best of some runs and what came out; distances in voxels."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        small = run()
+        seconds.append(time.perf_counter() - begin)
+    gap = distances(small, full, tree) / voxel
+    edges = edge_table(small)
+    return {
+        "faces": len(small.faces), "seconds": round(min(seconds), 3), "mean": round(float(gap.mean()), 5),
+        "p95": round(float(np.quantile(gap, 0.95)), 5), "non_manifold": int((edges.counts > 2).sum()),
+        "border": int((edges.counts == 1).sum()), "flipped": flipped(small, full, tree),
+    }  # fmt: skip
+
+
+def on_device(surface: Surface, target: int, device: torch.device) -> Callable[[], Surface]:
+    """A call that simplifies on a GPU; the mesh is there already, the result is left there until it is measured."""
+    mesh = Mesh(torch.from_numpy(surface.vertices).to(device), torch.from_numpy(surface.faces).to(device))
+    simplify_mesh(mesh, target)
+
+    def run() -> Surface:
+        small = simplify_mesh(mesh, target)
+        settle(device)
+        return Surface(small.vertices.cpu().numpy(), small.faces.cpu().numpy())
+
+    return run
+
+
+def compare(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """One row for each surface and tool."""
+    device, known = torch.device(options.device), {}
+    if options.json and options.json.is_file():
+        known = {row["name"]: row for row in json.loads(options.json.read_text())["rows"] if row["tool"] == "pyfqmr"}
+    simplify(repaired(synthetic_asset(64).grid), 1000)
+    for name, full, target, voxel in surfaces(options.objects):
+        tools: dict[str, Callable[[], Surface]] = {"cpu": lambda f=full, t=target: simplify(f, t)}
+        if device.type == "cuda":
+            tools["gpu"] = on_device(full, target, device)
+        if importlib.util.find_spec("pyfqmr"):
+            tools["pyfqmr"] = lambda f=full, t=target: by_pyfqmr(f, t)
+        elif name in known:
+            yield known[name]
+        tree = build_tree(full)
+        for tool, run in tools.items():
+            figures = measured(run, full, tree, voxel, options.repeats)
+            yield {"name": name, "tool": tool, "from": len(full.faces), **figures}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--objects", type=int, default=6, help="how many objects of the library")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="JSON of a run with pyfqmr, for its figures")
+    parser.add_argument("--untested", action="store_true", help="do not run the tests first")
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
+    if not options.untested and subprocess.run(command, cwd=ROOT, check=False).returncode:
+        return 1
+    rows = []
+    for row in compare(options):
+        rows.append(row)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    print(json.dumps({"machine": machine(torch.device(options.device)), "samples": SAMPLES, "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
