@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from tests.tiny_bundle import write_tiny_bundle
@@ -48,6 +49,23 @@ def test_generate_writes_the_files_and_their_record(picture, tmp_path, bundle, c
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "out" / name) for name in ("box.glb", "box.ply", "box.json")
     ]
+
+
+def test_every_format_and_every_flag(picture, tmp_path, bundle):
+    every = "glb,ply,splat,npz,obj,stl,3mf,usdz,vxz,voxels-npz,voxels-ply"
+    flags = ("--surface", "watertight", "--alpha", "opaque", "--texture-format", "webp", "--draco", "--size-mm", "50")
+    assert generate(picture, tmp_path / "out", bundle, "--formats", every, "--no-normal-map", *flags) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    endings = ("glb", "ply", "splat.ply", "npz", "obj", "mtl", "stl", "3mf", "usdz", "vxz", "voxels.npz", "voxels.ply")
+    maps = {f"box_{name}.png" for name in ("base_color", "roughness", "metallic")}
+    assert names == {f"box.{ending}" for ending in endings} | maps | {"box.json"}
+    glb = (tmp_path / "out/box.glb").read_bytes()
+    assert b"KHR_draco_mesh_compression" in glb
+    assert b"EXT_texture_webp" in glb
+    assert b"normalTexture" not in glb
+    solid = trimesh.load(tmp_path / "out/box.stl")
+    assert solid.is_watertight
+    assert solid.extents.max() == pytest.approx(50.0)
 
 
 def test_the_same_run_gives_the_same_bytes_and_another_seed_another_asset(picture, tmp_path, bundle):
