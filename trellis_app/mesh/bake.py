@@ -1,43 +1,82 @@
-"""Textures from voxels: every texel takes its colour at the decoded surface."""
+"""Textures from voxels: every texel takes its values and its normal at the full-resolution surface.
+
+Atlas ─rasterise▶ face of each texel ─▶ place and frame ─Sampler▶ values, normals ─fill_gutters▶ Textures
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, prange
 from trellis_kernels.grid_sample.op import grid_sample_3d
 from trellis_kernels.rasterise.op import rasterise
 
 from trellis_app.mesh.bvh import Tree, closest_points
+from trellis_app.mesh.detail import Detail
+from trellis_app.mesh.normals import SplitSurface
 from trellis_app.mesh.surface import Surface
+from trellis_app.mesh.tangents import vertex_tangents
 from trellis_app.mesh.unwrap import Atlas
+from trellis_app.progress import Check, go_on
 from trellis_app.types import OVoxel, Textures
 
-_RING = 2  # texels around a chart that are sampled from the surface beyond its rim
-_SEE_THROUGH = 0.9  # below this a sample is not opaque
+RING = 2  # texels around a chart that are sampled from the surface beyond its rim
+SEE_THROUGH = 0.9  # below this a sample is not opaque
 _RARE = 0.002  # a smaller share of see-through samples is noise
+_INVISIBLE = 0.02  # colour under less alpha than this is made up from its surroundings
+FLATTEST = 0.05  # least third component of a stored normal
+
+
+class ReadsPoints(Protocol):
+    """Anything that knows PBR attributes at points."""
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Attributes float32 [Q, 6] in [0, 1] at points [Q, 3] in world units."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Reads PBR attributes at points near the decoded surface."""
+    """Reads PBR attributes at points near the full-resolution surface."""
 
     asset: OVoxel
-    tree: Tree  # of the decoded surface, before simplification
+    tree: Tree | None = None  # of the full surface: points move to the closest one on it
+    detail: Detail | None = None  # of the full surface: points move along its planes
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """Attributes float32 [Q, 6] in [0, 1] at the surface points closest to `points` [Q, 3] (world units)."""
-        grid, device = self.asset.grid, self.asset.attributes.device
-        side = grid.resolution
-        on_surface, _ = closest_points(self.tree, points)
-        query = torch.from_numpy((on_surface + np.float32(0.5)) * np.float32(side)).to(device)
-        coords = torch.cat([torch.zeros_like(grid.coords[:, :1]), grid.coords], dim=1)
-        values = grid_sample_3d(
-            self.asset.attributes, coords, (side, side, side), query, batch=None, fallback_to_nearest=True
-        )
-        return values.float().clamp(0.0, 1.0).cpu().numpy()
+        """Attributes float32 [Q, 6] in [0, 1] at the surface near `points` [Q, 3] (world units)."""
+        places = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
+        if self.tree is not None:
+            places = torch.from_numpy(closest_points(self.tree, points)[0])
+        elif self.detail is not None:
+            places = self.detail.project(places.to(self.detail.points.device), None)[0]
+        return attributes_at(self.asset, places).cpu().numpy()
+
+    def facing(self, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(attributes [Q, 6], unit normals [Q, 3]) at the surface near points that face along `normals` [Q, 3]."""
+        if self.detail is None:
+            return self.at(points), normals
+        device = self.detail.points.device
+        places, found = self.detail.project(torch.from_numpy(points).to(device), torch.from_numpy(normals).to(device))
+        return attributes_at(self.asset, places).cpu().numpy(), found.cpu().numpy()
+
+
+def attributes_at(asset: OVoxel, points: torch.Tensor) -> torch.Tensor:
+    """Attributes float32 [Q, 6] in [0, 1] of the voxels at points [Q, 3] in world units, on the asset's device.
+
+    Values are blended in proportion to alpha, so what cannot be seen lends no colour; far away the nearest one counts.
+    """
+    grid, side = asset.grid, asset.grid.resolution
+    values = asset.attributes.float()
+    weight = values[:, 5:] + 1e-3
+    query = (points.to(values.device) + 0.5) * side
+    coords = torch.nn.functional.pad(grid.coords, (1, 0))
+    premultiplied = torch.cat([values[:, :5] * weight, weight], dim=1)
+    mixed = grid_sample_3d(premultiplied, coords, (side, side, side), query, fallback_to_nearest=True)
+    share = mixed[:, 5:].clamp_min(1e-6)
+    return torch.cat([mixed[:, :5] / share, share - 1e-3], dim=1).clamp(0.0, 1.0)
 
 
 @njit(cache=True, nogil=True)
@@ -60,25 +99,135 @@ def _grow(face: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _positions(face: np.ndarray, uvs: np.ndarray, corners: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """World positions float32 [Q, 3] of texel centres; beyond a face's rim its plane is continued."""
+def _weights(uvs: np.ndarray, f: int, u: float, v: float, out: np.ndarray) -> None:
+    """Barycentric weights [3] of a point of the atlas; beyond a face's rim its plane is continued."""
+    ax, ay = np.float64(uvs[f, 1, 0]) - uvs[f, 0, 0], np.float64(uvs[f, 1, 1]) - uvs[f, 0, 1]
+    bx, by = np.float64(uvs[f, 2, 0]) - uvs[f, 0, 0], np.float64(uvs[f, 2, 1]) - uvs[f, 0, 1]
+    px, py = u - uvs[f, 0, 0], v - uvs[f, 0, 1]
+    det = ax * by - ay * bx
+    s, t = 1.0 / 3.0, 1.0 / 3.0
+    if abs(det) > 1e-14:
+        s, t = (px * by - py * bx) / det, (ax * py - ay * px) / det
+    if not (-8.0 <= s <= 9.0 and -8.0 <= t <= 9.0):  # a needle: continuing its plane would leave the neighbourhood
+        s, t = 1.0 / 3.0, 1.0 / 3.0
+    out[0], out[1], out[2] = 1.0 - s - t, s, t
+
+
+@njit(cache=True, nogil=True)
+def _mixed(values: np.ndarray, face: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+    """out [3] = the weighted sum of the rows of values [V, >= 3] at a face's vertices."""
+    for k in range(3):
+        out[k] = weight[0] * values[face[0], k] + weight[1] * values[face[1], k] + weight[2] * values[face[2], k]
+
+
+@njit(cache=True, nogil=True)
+def _unit(x: np.ndarray, otherwise: np.ndarray) -> None:
+    length = np.sqrt(x[0] * x[0] + x[1] * x[1] + x[2] * x[2])
+    if length > 1e-12:
+        x /= length
+    else:
+        x[:] = otherwise
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _places(
+    face: np.ndarray, rows: np.ndarray, uvs: np.ndarray, vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """World positions and unit shading normals, float32 [Q, 3] each, of the texels `rows` of face int32 [T, T]."""
+    height, width = face.shape
+    points, facing = np.empty((len(rows), 3), np.float32), np.empty((len(rows), 3), np.float32)
+    chunk = 4096
+    for part in prange((len(rows) + chunk - 1) // chunk):
+        weight, mean, up = np.empty(3), np.empty(3), np.array([0.0, 0.0, 1.0])
+        for i in range(part * chunk, min((part + 1) * chunk, len(rows))):
+            y, x = rows[i] // width, rows[i] % width
+            f = face[y, x]
+            _weights(uvs, f, (x + 0.5) / width, (y + 0.5) / height, weight)
+            _mixed(vertices, faces[f], weight, mean)
+            points[i] = mean
+            _mixed(normals, faces[f], weight, mean)
+            _unit(mean, up)
+            facing[i] = mean
+    return points, facing
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _tangent_normals(
+    face: np.ndarray, rows: np.ndarray, uvs: np.ndarray, faces: np.ndarray, normals: np.ndarray, tangents: np.ndarray,
+    wanted: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Components float32 [Q, 3] of the wanted unit normals in the frames (tangent, bitangent, normal) of the texels.
+
+    The frame is interpolated as viewers do: each of the three vectors by itself, then made unit.
+    """
     height, width = face.shape
     out = np.empty((len(rows), 3), np.float32)
-    for i in range(len(rows)):
-        y, x = rows[i] // width, rows[i] % width
-        f = face[y, x]
-        px, py = (x + 0.5) / width - uvs[f, 0, 0], (y + 0.5) / height - uvs[f, 0, 1]
-        ax, ay = uvs[f, 1, 0] - uvs[f, 0, 0], uvs[f, 1, 1] - uvs[f, 0, 1]
-        bx, by = uvs[f, 2, 0] - uvs[f, 0, 0], uvs[f, 2, 1] - uvs[f, 0, 1]
-        det = ax * by - ay * bx
-        s = (px * by - py * bx) / det if abs(det) > 1e-14 else 0.0
-        t = (ax * py - ay * px) / det if abs(det) > 1e-14 else 0.0
-        if s < -8.0 or s > 9.0 or t < -8.0 or t > 9.0:  # a needle: continuing its plane would leave the neighbourhood
-            s, t = 1.0 / 3.0, 1.0 / 3.0
-        for k in range(3):
-            out[i, k] = (
-                corners[f, 0, k] + s * (corners[f, 1, k] - corners[f, 0, k]) + t * (corners[f, 2, k] - corners[f, 0, k])
-            )
+    chunk = 4096
+    for part in prange((len(rows) + chunk - 1) // chunk):
+        weight, t, b, n = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+        up = np.array([0.0, 0.0, 1.0])
+        for i in range(part * chunk, min((part + 1) * chunk, len(rows))):
+            y, x = rows[i] // width, rows[i] % width
+            f = face[y, x]
+            _weights(uvs, f, (x + 0.5) / width, (y + 0.5) / height, weight)
+            _mixed(normals, faces[f], weight, n)
+            _mixed(tangents, faces[f], weight, t)
+            b[:] = 0.0
+            for c in range(3):
+                v = faces[f, c]
+                signed = weight[c] * tangents[v, 3]
+                b[0] += signed * (normals[v, 1] * tangents[v, 2] - normals[v, 2] * tangents[v, 1])
+                b[1] += signed * (normals[v, 2] * tangents[v, 0] - normals[v, 0] * tangents[v, 2])
+                b[2] += signed * (normals[v, 0] * tangents[v, 1] - normals[v, 1] * tangents[v, 0])
+            _unit(n, up)
+            _unit(t, up)
+            _unit(b, up)
+            w = wanted[i]
+            bn = np.array([b[1] * n[2] - b[2] * n[1], b[2] * n[0] - b[0] * n[2], b[0] * n[1] - b[1] * n[0]])
+            nt = np.array([n[1] * t[2] - n[2] * t[1], n[2] * t[0] - n[0] * t[2], n[0] * t[1] - n[1] * t[0]])
+            tb = np.array([t[1] * b[2] - t[2] * b[1], t[2] * b[0] - t[0] * b[2], t[0] * b[1] - t[1] * b[0]])
+            det = t[0] * bn[0] + t[1] * bn[1] + t[2] * bn[2]
+            if abs(det) < 0.1:
+                out[i, 0], out[i, 1], out[i, 2] = 0.0, 0.0, 1.0
+                continue
+            p = (w[0] * bn[0] + w[1] * bn[1] + w[2] * bn[2]) / det
+            q = (w[0] * nt[0] + w[1] * nt[1] + w[2] * nt[2]) / det
+            r = max((w[0] * tb[0] + w[1] * tb[1] + w[2] * tb[2]) / det, FLATTEST)
+            length = np.sqrt(p * p + q * q + r * r)
+            out[i, 0], out[i, 1], out[i, 2] = p / length, q / length, r / length
+    return out
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _coarser(pixels: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of 2 x 2 texels and their weight, at most 1; sides round up."""
+    side, half = pixels.shape[0], (pixels.shape[0] + 1) // 2
+    out = np.zeros((half, half, pixels.shape[2]), np.float32)
+    mass = np.zeros((half, half), np.float32)
+    for y in prange(half):
+        for x in range(half):
+            for v in range(2 * y, min(2 * y + 2, side)):
+                for u in range(2 * x, min(2 * x + 2, side)):
+                    if weight[v, u] > 0:
+                        mass[y, x] += weight[v, u]
+                        for c in range(pixels.shape[2]):
+                            out[y, x, c] += weight[v, u] * pixels[v, u, c]
+            if mass[y, x] > 0:
+                for c in range(pixels.shape[2]):
+                    out[y, x, c] /= mass[y, x]
+            mass[y, x] = min(mass[y, x], np.float32(1.0))
+    return out, mass
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _pushed(pixels: np.ndarray, weight: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """The pixels, those of zero weight replaced by the coarse one over them."""
+    out = pixels.copy()
+    for y in prange(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            if weight[y, x] <= 0:
+                for c in range(pixels.shape[2]):
+                    out[y, x, c] = coarse[y // 2, x // 2, c]
     return out
 
 
@@ -87,24 +236,15 @@ def fill_gutters(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
     pixels float32 [T, T, C], weight float32 [T, T]; texels of positive weight keep their value.
     """
-    side = len(pixels)
-    if side == 1 or (weight > 0).all():
+    if len(pixels) == 1 or (weight > 0).all():
         return pixels
-    even = side + side % 2
-    padded = np.zeros((even, even, pixels.shape[2] + 1), dtype=np.float32)
-    padded[:side, :side, :-1] = pixels * weight[:, :, None]
-    padded[:side, :side, -1] = weight
-    total = padded[0::2, 0::2] + padded[1::2, 0::2] + padded[0::2, 1::2] + padded[1::2, 1::2]
-    mass = total[:, :, -1]
-    coarse = total[:, :, :-1] / np.maximum(mass, 1e-12)[:, :, None]
-    coarse = fill_gutters(coarse, np.minimum(mass, 1.0))
-    filled = np.repeat(np.repeat(coarse, 2, axis=0), 2, axis=1)[:side, :side]
-    return np.where(weight[:, :, None] > 0, pixels, filled)
+    coarse, mass = _coarser(pixels, weight)
+    return _pushed(pixels, weight, fill_gutters(coarse, mass))
 
 
 def choose_alpha_mode(alpha: np.ndarray) -> str:
     """OPAQUE, MASK or BLEND from alpha samples spread evenly over the surface, float [Q] in [0, 1]."""
-    see_through = alpha[alpha < _SEE_THROUGH]
+    see_through = alpha[alpha < SEE_THROUGH]
     if len(see_through) <= _RARE * len(alpha):
         return "OPAQUE"
     between = np.mean(see_through > 0.15)
@@ -120,47 +260,88 @@ class Baked:
     covered: int  # texels inside a face
 
 
-def bake(surface: Surface, atlas: Atlas, sampler: Sampler, *, size: int, alpha: str = "auto") -> Baked:
+def bake(
+    surface: Surface, atlas: Atlas, sampler: ReadsPoints, *, size: int, alpha: str = "auto",
+    split: SplitSurface | None = None, check: Check = go_on,
+) -> Baked:  # fmt: skip
     """Sample the voxels at every texel centre of a size x size atlas and fill the gutters.
 
-    `alpha` is auto, opaque, mask or blend; auto decides from the samples.
+    `alpha` is auto, opaque, mask or blend; auto decides from the samples. With `split`, the vertices as they will be
+    exported (normals.split_surface), and a Sampler that has detail, a normal map comes too: in the frames of
+    tangents.vertex_tangents of exactly these vertices.
     """
-    clip = np.zeros((3 * len(surface.faces), 4), dtype=np.float32)
-    clip[:, :2], clip[:, 3] = 2.0 * atlas.uvs.reshape(-1, 2) - 1.0, 1.0
-    corners = torch.arange(len(clip), dtype=torch.int32).reshape(-1, 3)
-    inside = rasterise(torch.from_numpy(clip), corners, (size, size)).face.numpy()
+    inside = covering_faces(atlas.uvs, size)
     face = inside
-    for _ in range(_RING):
+    for _ in range(RING):
         face = _grow(face)
     rows = np.flatnonzero(face.reshape(-1) >= 0)
-    points = _positions(face, atlas.uvs.astype(np.float64), surface.vertices[surface.faces].astype(np.float64), rows)
-    values = sampler.at(points)
+    check()
+    normals: np.ndarray | None = None
+    if split is not None and isinstance(sampler, Sampler):
+        points, facing = _places(face, rows, atlas.uvs, split.vertices, split.faces, split.normals)
+        values, wanted = sampler.facing(points, facing)
+        check()
+        tangents = vertex_tangents(split.vertices, split.faces, split.normals, split.uvs)
+        normals = _tangent_normals(face, rows, atlas.uvs, split.faces, split.normals, tangents, wanted)
+    else:
+        nothing = np.zeros_like(surface.vertices)
+        values = sampler.at(_places(face, rows, atlas.uvs, surface.vertices, surface.faces, nothing)[0])
+    check()
     in_chart = inside.reshape(-1)[rows] >= 0
     mode = choose_alpha_mode(values[in_chart, 5]) if alpha == "auto" else alpha.upper()
     translucent = np.zeros(len(surface.faces), dtype=bool)
     if mode == "BLEND":
         translucent = _translucent_faces(surface, face.reshape(-1)[rows], values[:, 5], sampler)
-    pixels, weight = np.zeros((size * size, 6), np.float32), np.zeros(size * size, np.float32)
-    pixels[rows], weight[rows] = values, 1.0
-    pixels = fill_gutters(pixels.reshape(size, size, 6), weight.reshape(size, size))
-    return Baked(pack_textures(pixels, mode), translucent, int(in_chart.sum()))
+    maps = _maps(rows, values, normals, size, mode)
+    check()
+    return Baked(pack_textures(maps[:, :, :6], mode, maps[:, :, 6:] if normals is not None else None), translucent,
+                 int(in_chart.sum()))  # fmt: skip
 
 
-def _translucent_faces(surface: Surface, face: np.ndarray, alpha: np.ndarray, sampler: Sampler) -> np.ndarray:
+def covering_faces(uvs: np.ndarray, size: int) -> np.ndarray:
+    """The face that holds each texel centre, int32 [T, T], -1 where none does; uvs float32 [F, 3, 2]."""
+    clip = np.zeros((3 * len(uvs), 4), dtype=np.float32)
+    clip[:, :2], clip[:, 3] = 2.0 * uvs.reshape(-1, 2) - 1.0, 1.0
+    corners = torch.arange(len(clip), dtype=torch.int32).reshape(-1, 3)
+    return rasterise(torch.from_numpy(clip), corners, (size, size)).face.numpy()
+
+
+def _maps(rows: np.ndarray, values: np.ndarray, normals: np.ndarray | None, size: int, mode: str) -> np.ndarray:
+    """Attributes, and normals behind them, float32 [T, T, 6 or 9] with filled gutters."""
+    channels = values if normals is None else np.concatenate([values, normals], axis=1)
+    pixels, weight = np.zeros((size * size, channels.shape[1]), np.float32), np.zeros(size * size, np.float32)
+    pixels[rows], weight[rows] = channels, 1.0
+    shape = (size, size)
+    filled = fill_gutters(pixels.reshape(*shape, -1), weight.reshape(shape))
+    unseen = values[:, 5] < _INVISIBLE
+    if mode != "OPAQUE" and unseen.any() and not unseen.all():  # else white specks beside what can be seen
+        weight[rows[unseen]] = 0.0
+        filled[:, :, :5] = fill_gutters(np.ascontiguousarray(filled[:, :, :5]), weight.reshape(shape))
+    return filled
+
+
+def _translucent_faces(surface: Surface, face: np.ndarray, alpha: np.ndarray, sampler: ReadsPoints) -> np.ndarray:
     """Faces whose mean alpha (over their texels; at the centre where they have none) lets light through, bool [F]."""
     texels = np.bincount(face, minlength=len(surface.faces))
     mean = np.bincount(face, weights=alpha, minlength=len(surface.faces)) / np.maximum(texels, 1)
     bare = np.flatnonzero(texels == 0)
     mean[bare] = sampler.at(surface.vertices[surface.faces[bare]].mean(axis=1))[:, 5]
-    return mean < _SEE_THROUGH
+    return mean < SEE_THROUGH
 
 
-def pack_textures(pixels: np.ndarray, mode: str) -> Textures:
-    """Quantise attributes float32 [T, T, 6] to glTF's two maps; fully transparent texels keep their colour."""
-    quantised = np.rint(255.0 * pixels).astype(np.uint8)
+def pack_textures(pixels: np.ndarray, mode: str, normals: np.ndarray | None = None) -> Textures:
+    """Quantise attributes float32 [T, T, 6] to glTF's two maps, and tangent-space normals [T, T, 3] to a third.
+
+    Fully transparent texels keep their colour.
+    """
+    quantised = (255.0 * pixels + 0.5).astype(np.uint8)
     base = np.ascontiguousarray(quantised[:, :, [0, 1, 2, 5]])
     if mode == "OPAQUE":
         base[:, :, 3] = 255
     surface = np.zeros((*quantised.shape[:2], 3), dtype=np.uint8)
     surface[:, :, 1], surface[:, :, 2] = quantised[:, :, 4], quantised[:, :, 3]
-    return Textures(base, surface, mode)
+    if normals is None:
+        return Textures(base, surface, mode)
+    length = np.linalg.norm(normals, axis=2, keepdims=True)
+    unit = np.where(length > 1e-6, normals / np.maximum(length, 1e-6), np.array([0, 0, 1], np.float32))
+    return Textures(base, surface, mode, normal=(127.5 * unit + 128.0).astype(np.uint8))

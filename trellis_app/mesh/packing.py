@@ -1,8 +1,8 @@
 """Pack chart outlines into a square without overlap.
 
-An outline is a bitmap of blocks, kept as runs of its rows. Charts are placed one after the other, largest first, at the
-lowest and then leftmost free place in the best of four quarter turns; small ones find the holes of large ones. Free
-places of a row are found for all columns at once with bit operations, so a placement costs about the rows of the atlas.
+An outline is a bitmap of blocks, a row of it a few machine words. Charts are placed one after the other, largest first,
+at the lowest and then leftmost free place in the best of four quarter turns; small ones find the holes of large ones.
+Several sides of the square are tried at once, on all cores; the smallest that holds everything wins.
 """
 
 from __future__ import annotations
@@ -10,25 +10,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
-_THOROUGH = 48  # so many charts look for a place from the bottom, later ones where others of their size got to
-_HEADROOM = 2  # a strip may grow this many times higher than wide before packing gives up
+from trellis_app.progress import Check, go_on
+
+_THOROUGH = 24  # so many charts look for a place from the bottom, later ones where others of their size got to
+_CLASSES = 24  # size classes along each side
+_FIRST = np.array([0.88, 0.92, 0.96, 1.0])  # sides tried first, in parts of the side that 70 % use would give
+_WORSE = np.array([1.06, 1.14, 1.26, 1.45])  # the next ones, times 1.6 again and again
+_SMALL = (6.0, 24.0)  # texels; charts not larger than these keep a quarter and a half of the margin
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where charts go, in blocks of the strip: local block (x, y) after the quarter turns moves by the offset."""
+    """Where charts go, in blocks: local block (x, y) after the quarter turns moves by the offset."""
 
     offset: np.ndarray  # int32 [C, 2] (x, y)
     turns: np.ndarray  # int32 [C] quarter turns counter-clockwise
-    height: int  # blocks used of the strip
+    side: int  # blocks along the square
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Outlines of the charts in their four quarter turns as bit rows, one after the other."""
+
+    size: np.ndarray  # int32 [C, 2] width and height in blocks, unturned
+    start: np.ndarray  # int64 [C, 4] first word of each
+    words: np.ndarray  # uint64
+    order: np.ndarray  # int32 [C] largest first
 
 
 @njit(cache=True, nogil=True)
-def _outline_bitmaps(
-    corners: np.ndarray, chart: np.ndarray, size: np.ndarray, start: np.ndarray, scale: float
-) -> np.ndarray:
+def _outlines(corners: np.ndarray, chart: np.ndarray, size: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:
     """Blocks touched by the triangles of each chart: bool bitmaps [height, width] one after the other."""
     blocks = np.zeros(start[-1], np.bool_)
     for f in range(len(chart)):
@@ -56,192 +69,20 @@ def _outline_bitmaps(
 
 
 @njit(cache=True, nogil=True)
-def _turned(bitmap: np.ndarray, turns: int) -> np.ndarray:
-    """The bitmap [height, width] after quarter turns (x, y) -> (height - 1 - y, x)."""
-    height, width = bitmap.shape
-    out = np.empty((width, height) if turns % 2 else (height, width), np.bool_)
-    for y in range(height):
-        for x in range(width):
-            if turns == 0:
-                out[y, x] = bitmap[y, x]
-            elif turns == 1:
-                out[x, height - 1 - y] = bitmap[y, x]
-            elif turns == 2:
-                out[height - 1 - y, width - 1 - x] = bitmap[y, x]
-            else:
-                out[width - 1 - x, y] = bitmap[y, x]
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _widened(bitmap: np.ndarray, gap: int) -> np.ndarray:
-    """The bitmap grown by a square of `gap` blocks on all sides; its frame grows with it."""
-    height, width = bitmap.shape
-    rows = np.zeros((height, width + 2 * gap), np.bool_)
-    for y in range(height):
-        reach = -1
-        for x in range(width + 2 * gap):
-            if x < width and bitmap[y, x]:
-                reach = x + 2 * gap
-            rows[y, x] = x <= reach
-    out = np.zeros((height + 2 * gap, width + 2 * gap), np.bool_)
-    for x in range(width + 2 * gap):
-        reach = -1
-        for y in range(height + 2 * gap):
-            if y < height and rows[y, x]:
-                reach = y + 2 * gap
-            out[y, x] = y <= reach
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _runs(bitmap: np.ndarray) -> np.ndarray:
-    """Runs of set blocks, int64 [n, 3] (row, first, length), longest first."""
-    height, width = bitmap.shape
-    count = 0
-    for y in range(height):
-        for x in range(width):
-            if bitmap[y, x] and (x == 0 or not bitmap[y, x - 1]):
-                count += 1
-    found, of_length = np.empty((count, 3), np.int64), np.zeros(width + 2, np.int64)
-    count = 0
-    for y in range(height):
-        for x in range(width):
-            if not bitmap[y, x]:
-                continue
-            if x == 0 or not bitmap[y, x - 1]:
-                found[count, 0], found[count, 1], found[count, 2] = y, x, 0
-                count += 1
-            found[count - 1, 2] += 1
-    for k in range(count):  # counting sort by length, longest first
-        of_length[width - found[k, 2] + 1] += 1
-    for k in range(width + 1):
-        of_length[k + 1] += of_length[k]
-    runs = np.empty((count, 3), np.int64)
-    for k in range(count):
-        place = of_length[width - found[k, 2]]
-        of_length[width - found[k, 2]] += 1
-        runs[place, 0], runs[place, 1], runs[place, 2] = found[k, 0], found[k, 1], found[k, 2]
-    return runs
-
-
-@njit(cache=True, nogil=True)
-def _shift_down(source: np.ndarray, amount: int, out: np.ndarray) -> None:
-    """out bit x = source bit x + amount (0 beyond the end)."""
-    words, bits = amount // 64, np.uint64(amount % 64)
-    n = len(source)
-    for i in range(n):
-        value = np.uint64(0)
-        if i + words < n:
-            value = source[i + words] >> bits
-            if bits > 0 and i + words + 1 < n:
-                value |= source[i + words + 1] << (np.uint64(64) - bits)
-        out[i] = value
-
-
-@njit(cache=True, nogil=True)
-def _starts_of_runs(free: np.ndarray, length: int, run: np.ndarray, shifted: np.ndarray) -> None:
-    """run bit x = bits x .. x + length - 1 of `free` are all set."""
-    run[:] = free
-    have = 1
-    while have < length:
-        step = min(have, length - have)
-        _shift_down(run, step, shifted)
-        for i in range(len(run)):
-            run[i] &= shifted[i]
-        have += step
-
-
-@njit(cache=True, nogil=True)
-def _lowest_bit(words: np.ndarray) -> int:
-    for i in range(len(words)):
-        if words[i] != 0:
-            for b in range(64):
-                if (words[i] >> np.uint64(b)) & np.uint64(1):
-                    return 64 * i + b
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _longest_run(free: np.ndarray, width: int) -> int:
-    best, current = 0, 0
-    for x in range(width):
-        if (free[x // 64] >> np.uint64(x % 64)) & np.uint64(1):
-            current += 1
-            best = max(best, current)
-        else:
-            current = 0
-    return best
-
-
-@njit(cache=True, nogil=True)
-def _find_place(free: np.ndarray, longest: np.ndarray, runs: np.ndarray, start: int, last: int) -> tuple[int, int]:
-    """Lowest (start <= y <= last, then x) where all runs (row, first, length) are free, or (-1, -1)."""
-    words = free.shape[1]
-    possible, run, shifted = np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.uint64)
-    for y in range(start, last + 1):
-        fits = True
-        for k in range(len(runs)):
-            if longest[y + runs[k, 0]] < runs[k, 2]:
-                fits = False
-                break
-        if not fits:
-            continue
-        possible[:] = ~np.uint64(0)
-        for k in range(len(runs)):
-            _starts_of_runs(free[y + runs[k, 0]], runs[k, 2], run, shifted)
-            _shift_down(run, runs[k, 1], shifted)
-            any_left = np.uint64(0)
-            for i in range(words):
-                possible[i] &= shifted[i]
-                any_left |= possible[i]
-            if any_left == 0:
-                fits = False
-                break
-        if fits:
-            return y, _lowest_bit(possible)
-    return -1, -1
-
-
-@njit(cache=True, nogil=True)
-def _place_all(
-    blocks: np.ndarray, size: np.ndarray, start: np.ndarray, order: np.ndarray, side: int, gap: int, limit: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Offsets, turns and used height; height -1 if a chart found no place below `limit`."""
-    padded = side + 2 * gap
-    words = (padded + 63) // 64
-    free = np.full((limit + 2 * gap, words), ~np.uint64(0), np.uint64)
-    if padded % 64:
-        free[:, words - 1] = (np.uint64(1) << np.uint64(padded % 64)) - np.uint64(1)
-    longest = np.full(limit + 2 * gap, padded, np.int64)
-    offset, turns = np.zeros((len(order), 2), np.int32), np.zeros(len(order), np.int32)
-    passed = np.zeros((64, 4), np.int64)  # where charts of about this size found no place below
-    used = 0
-    for rank in range(len(order)):
-        chart = order[rank]
-        bitmap = blocks[start[chart] : start[chart + 1]].reshape(size[chart, 1], size[chart, 0])
-        best_top, best_x, best_y, best_turn = limit + 1, 0, -1, 0
-        kind = int(4.0 * np.log2(bitmap.size + 1.0)) % 64
-        for turn in range(4):
-            wide = _widened(_turned(bitmap, turn), gap)
-            rows = wide.shape[0] - 2 * gap
-            low = passed[kind, turn] if rank >= _THOROUGH else 0
-            y, x = _find_place(free, longest, _runs(wide), low, best_top - 1 - rows)
-            passed[kind, turn] = max(y, low) if y >= 0 else max(low, best_top - rows)
-            if y >= 0:
-                best_top, best_x, best_y, best_turn = y + rows, x, y, turn
-        if best_y < 0:
-            return offset, turns, -1
-        runs = _runs(_turned(bitmap, best_turn))
-        for k in range(len(runs)):
-            row, first = best_y + gap + runs[k, 0], best_x + gap + runs[k, 1]
-            for x in range(first, first + runs[k, 2]):
-                free[row, x // 64] &= ~(np.uint64(1) << np.uint64(x % 64))
-        for row in range(best_y + gap, best_top + gap):
-            longest[row] = _longest_run(free[row], padded)
-        offset[chart, 0], offset[chart, 1], turns[chart] = best_x, best_y, best_turn
-        used = max(used, best_top)
-    return offset, turns, used
+def _bit_rows(blocks: np.ndarray, size: np.ndarray, start: np.ndarray, first: np.ndarray, words: np.ndarray) -> None:
+    """Bitmaps -> bit rows of the four turns; a quarter turn moves (x, y) to (height - 1 - y, x)."""
+    for k in range(len(size)):
+        width, height = size[k, 0], size[k, 1]
+        across, down = (width + 63) // 64, (height + 63) // 64
+        for y in range(height):
+            for x in range(width):
+                if not blocks[start[k] + y * width + x]:
+                    continue
+                u, v = width - 1 - x, height - 1 - y
+                words[first[k, 0] + y * across + x // 64] |= np.uint64(1) << np.uint64(x % 64)
+                words[first[k, 1] + x * down + v // 64] |= np.uint64(1) << np.uint64(v % 64)
+                words[first[k, 2] + v * across + u // 64] |= np.uint64(1) << np.uint64(u % 64)
+                words[first[k, 3] + u * down + y // 64] |= np.uint64(1) << np.uint64(y % 64)
 
 
 def chart_extent(corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
@@ -251,16 +92,221 @@ def chart_extent(corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
     return extent
 
 
-def pack(corners: np.ndarray, chart: np.ndarray, *, scale: float, side: int, gap: int) -> Packing | None:
-    """Place charts on a strip `side` blocks wide, at least `gap` blocks between any two; None if it gets far too high.
-
-    corners float64 [F, 3, 2]: chart-local positions, each chart's least x and y are 0; times `scale` they are blocks.
-    """
+def outline_masks(corners: np.ndarray, chart: np.ndarray, scale: float) -> Masks:
+    """Outlines of charts from local corners float64 [F, 3, 2], each chart's least x and y 0; `scale` makes blocks."""
     size = (chart_extent(corners, chart) * scale).astype(np.int64) + 1
-    if size.max() > side * _HEADROOM or size.min(axis=1).max() > side:
-        return None
     start = np.concatenate([[0], np.cumsum(size.prod(axis=1))])
-    blocks = _outline_bitmaps(corners, chart, size, start, scale)
+    rows = np.stack([size[:, 1], size[:, 0]] * 2, axis=1)
+    across = (np.stack([size[:, 0], size[:, 1]] * 2, axis=1) + 63) // 64
+    first = np.concatenate([[0], np.cumsum((rows * across).reshape(-1))])
+    words = np.zeros(first[-1], np.uint64)
+    _bit_rows(_outlines(corners, chart, size, start, scale), size, start, first[:-1].reshape(-1, 4), words)
     order = np.lexsort((np.arange(len(size)), -size.min(axis=1), -size.max(axis=1)))
-    offset, turns, used = _place_all(blocks, size, start, order, side, gap, side * _HEADROOM)
-    return None if used < 0 else Packing(offset, turns, used)
+    return Masks(size, first[:-1].reshape(-1, 4), words, order)
+
+
+@njit(cache=True, nogil=True)
+def _free_runs(free: np.ndarray, length: int, out: np.ndarray) -> bool:
+    """out bit x = bits x .. x + length - 1 of `free` are all set; whether there is any such bit."""
+    n = len(free)
+    out[:] = free
+    have = 1
+    while have < length:
+        step = min(have, length - have)
+        words, bits = step // 64, np.uint64(step % 64)
+        for i in range(n):  # rising: the words read are not written yet
+            value = np.uint64(0)
+            if i + words < n:
+                value = out[i + words] >> bits
+                if bits > 0 and i + words + 1 < n:
+                    value |= out[i + words + 1] << (np.uint64(64) - bits)
+            out[i] &= value
+        have += step
+    left = np.uint64(0)
+    for i in range(n):
+        left |= out[i]
+    return left != 0
+
+
+@njit(cache=True, nogil=True)
+def _longest_row(words: np.ndarray, first: int, rows: int, across: int) -> tuple[int, int, int]:
+    """(row, first bit, length) of the longest run of set bits of an outline."""
+    best_row, best_first, best = 0, 0, 0
+    for r in range(rows):
+        run = 0
+        for x in range(64 * across):
+            if (words[first + r * across + x // 64] >> np.uint64(x % 64)) & np.uint64(1):
+                run += 1
+                if run > best:
+                    best_row, best_first, best = r, x - run + 1, run
+            else:
+                run = 0
+    return best_row, best_first, best
+
+
+@njit(cache=True, nogil=True)
+def _meets(free: np.ndarray, words: np.ndarray, first: int, rows: int, across: int, x: int, y: int) -> bool:
+    """Whether an outline at (x, y) covers a block that is not free."""
+    shift, bits = x // 64, np.uint64(x % 64)
+    for r in range(rows):
+        for i in range(across):
+            value = words[first + r * across + i]
+            if value == 0:
+                continue
+            if ((value << bits) & ~free[y + r, shift + i]) != 0:
+                return True
+            if bits > 0 and (value >> (np.uint64(64) - bits)) & ~free[y + r, shift + i + 1] != 0:
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _find_place(
+    free: np.ndarray, words: np.ndarray, first: int, shape: tuple[int, int], key: tuple[int, int, int],
+    rise: tuple[int, int], side: int, runs: np.ndarray,
+) -> tuple[int, int]:  # fmt: skip
+    """Lowest (y within the inclusive `rise`, then x) where an outline of `shape` (rows, width) fits, or (-1, -1).
+
+    key (row, first bit, length) is its longest run: where that fits, the rest is tried.
+    """
+    rows, width = shape
+    across = (width + 63) // 64
+    for y in range(rise[0], rise[1] + 1):
+        if not _free_runs(free[y + key[0], : len(runs)], key[2], runs):
+            continue
+        for i in range(len(runs)):
+            value = runs[i]
+            while value != 0:
+                lowest = value & (~value + np.uint64(1))
+                value ^= lowest
+                bit = 0
+                while lowest > np.uint64(1):
+                    step = 32 if lowest >> np.uint64(32) != 0 else 1
+                    lowest >>= np.uint64(step)
+                    bit += step
+                x = 64 * i + bit - key[1]
+                if x < 0 or x + width > side:
+                    continue
+                if not _meets(free, words, first, rows, across, x, y):
+                    return y, x
+    return -1, -1
+
+
+@njit(cache=True, nogil=True)
+def _occupy(
+    free: np.ndarray, words: np.ndarray, first: int, shape: tuple[int, int], x: int, y: int, gap: int, side: int
+) -> None:
+    """Take the blocks of an outline at (x, y) and those nearer than `gap` to it."""
+    rows, width = shape
+    across = (width + 63) // 64
+    for r in range(rows):
+        begin = -1
+        for c in range(width + 1):
+            covered = c < width and (words[first + r * across + c // 64] >> np.uint64(c % 64)) & np.uint64(1)
+            if covered and begin < 0:
+                begin = c
+            if not covered and begin >= 0:
+                left, right = max(x + begin - gap, 0), min(x + c + gap, side)
+                for row in range(max(y + r - gap, 0), min(y + r + gap + 1, side)):
+                    for i in range(left // 64, (right + 63) // 64):
+                        bits = ~np.uint64(0)
+                        if 64 * i < left:
+                            bits &= ~np.uint64(0) << np.uint64(left - 64 * i)
+                        if right < 64 * i + 64:
+                            bits &= ~(~np.uint64(0) << np.uint64(right - 64 * i))
+                        free[row, i] &= ~bits
+                begin = -1
+
+
+@njit(cache=True, nogil=True)
+def _fill_square(
+    size: np.ndarray, start: np.ndarray, words: np.ndarray, order: np.ndarray, side: int, gaps: np.ndarray,
+    place: np.ndarray,
+) -> bool:  # fmt: skip
+    """Place every chart in a square; place int32 [C, 3] gets (x, y, turns). False where one found no place.
+
+    gaps: blocks between charts, between small and between tiny ones; largest extents of small and of tiny ones.
+    """
+    across = (side + 63) // 64
+    free = np.zeros((side, across + 2), np.uint64)  # two words more, so that shifted rows need no check
+    free[:, :across] = ~np.uint64(0)
+    if side % 64:
+        free[:, across - 1] = ~(~np.uint64(0) << np.uint64(side % 64))
+    runs = np.empty(across, np.uint64)
+    passed = np.zeros((_CLASSES, _CLASSES), np.int64)  # below these rows charts of such a size found no place
+    for rank in range(len(order)):
+        k = order[rank]
+        if min(size[k, 0], size[k, 1]) > side or max(size[k, 0], size[k, 1]) > side:
+            return False
+        best_top, best_x, best_y, best_turn = side + 1, 0, -1, 0
+        for turn in range(4):
+            width, rows = (size[k, 1], size[k, 0]) if turn % 2 else (size[k, 0], size[k, 1])
+            if turn >= 2 and width * rows <= 4:
+                break
+            high_class = min(int(2.5 * np.log2(rows)), _CLASSES - 1)
+            wide_class = min(int(2.5 * np.log2(width)), _CLASSES - 1)
+            low = passed[high_class, wide_class] if rank >= _THOROUGH else 0
+            key = _longest_row(words, start[k, turn], rows, (width + 63) // 64)
+            last = best_top - 1 - rows
+            y, x = _find_place(free, words, start[k, turn], (rows, width), key, (low, last), side, runs)
+            passed[high_class, wide_class] = max(y, low) if y >= 0 else max(low, best_top - rows)
+            if y >= 0:
+                best_top, best_x, best_y, best_turn = y + rows, x, y, turn
+        if best_y < 0:
+            return False
+        width, rows = (size[k, 1], size[k, 0]) if best_turn % 2 else (size[k, 0], size[k, 1])
+        extent = max(width, rows)
+        gap = gaps[2] if extent <= gaps[4] else (gaps[1] if extent <= gaps[3] else gaps[0])
+        _occupy(free, words, start[k, best_turn], (rows, width), best_x, best_y, gap, side)
+        place[k, 0], place[k, 1], place[k, 2] = best_x, best_y, best_turn
+    return True
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _fill_squares(
+    size: np.ndarray, start: np.ndarray, words: np.ndarray, order: np.ndarray, sides: np.ndarray, gaps: np.ndarray,
+    places: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """`_fill_square` for several sides at once: which of them hold everything, bool [S]; places int32 [S, C, 3]."""
+    fits = np.zeros(len(sides), np.bool_)
+    for s in prange(len(sides)):
+        fits[s] = _fill_square(size, start, words, order, sides[s], gaps[s], places[s])
+    return fits
+
+
+def pack(masks: Masks, *, expected: int, texels: int, margin: float, check: Check = go_on) -> Packing:
+    """Place all charts in a square whose side stands for `texels`, at least `margin` texels between any two.
+
+    Small charts, which mip levels lose first, keep less of it. expected: the side in blocks that would suit 70 % use;
+    sides around it are tried. Always succeeds: in the end by a larger square, that is by smaller charts.
+    """
+    count = len(masks.size)
+    best: Packing | None = None
+    worst_failure = 0
+
+    def attempt(sides: np.ndarray) -> None:
+        nonlocal best, worst_failure
+        blocks = sides / texels
+        gaps = [np.ceil(share * margin * blocks).clip(1) for share in (1.0, 0.5, 0.25)]
+        gaps += [extent * blocks for extent in reversed(_SMALL)]
+        places = np.zeros((len(sides), count, 3), np.int32)
+        blocks_apart = np.stack(gaps, axis=1).astype(np.int64)
+        fits = _fill_squares(masks.size, masks.start, masks.words, masks.order, sides, blocks_apart, places)
+        check()
+        for side, good, place in zip(sides, fits, places, strict=True):
+            if good and (best is None or side < best.side):
+                best = Packing(place[:, :2], place[:, 2], int(side))
+            elif not good:
+                worst_failure = max(worst_failure, int(side))
+
+    check()
+    attempt(np.unique((expected * _FIRST).astype(np.int64).clip(1)))
+    factor = 1.0
+    while best is None:
+        attempt(np.unique((expected * _WORSE * factor).astype(np.int64) + 1))
+        factor *= 1.6
+    between = np.linspace(worst_failure, best.side, 6)[1:-1].astype(np.int64)
+    between = np.unique(between[(between > worst_failure) & (between < best.side)])
+    if len(between):
+        attempt(between)
+    return best

@@ -1,0 +1,371 @@
+"""Lay charts flat: project along the mean normal, untangle folds, release what still folds or overlaps.
+
+charts ─project▶ corners ─untangle▶ ─overlaps▶ faces that fold or lie on others leave as new charts ─▶ again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from trellis_app.mesh.absorb import absorb, claims
+from trellis_app.mesh.surface import Surface, face_cross, find_root
+from trellis_app.progress import Check, go_on
+
+CRUMB = 400.0  # charts with less than this many texels fold out onto larger neighbours
+_ROUNDS = 24  # of smoothing the points of folds
+_ATTEMPTS = 10  # rounds of releasing faces; those of the last ones leave one by one
+_SQUEEZED = 0.05  # flat over true area below which a face leaves its chart
+_FOLDED = 0.12  # the same below which it is untangled first
+_ALIKE = 0.5  # cosine between neighbours that leave as one chart
+
+
+@dataclass(frozen=True)
+class FlatCharts:
+    """Charts laid flat, each with its least x and y at 0."""
+
+    chart: np.ndarray  # int32 [F] 0..C-1, connected
+    corners: np.ndarray  # float64 [F, 3, 2] world units, counter-clockwise
+
+
+@njit(cache=True, nogil=True)
+def _points(faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, vertex_count: int) -> tuple[np.ndarray, int]:
+    """Number of the point of each corner of the faces todo, int32 [n, 3]: one for each pair of vertex and chart."""
+    offset = np.zeros(vertex_count + 1, np.int64)
+    for i in range(len(todo)):
+        for c in range(3):
+            offset[faces[todo[i], c] + 1] += 1
+    for v in range(vertex_count):
+        offset[v + 1] += offset[v]
+    fill, bucket = offset[:-1].copy(), np.empty(3 * len(todo), np.int32)
+    for i in range(len(todo)):
+        for c in range(3):
+            v = faces[todo[i], c]
+            bucket[fill[v]] = 3 * i + c
+            fill[v] += 1
+    index, count = np.empty((len(todo), 3), np.int32), 0
+    for v in range(vertex_count):
+        first = count
+        for k in range(offset[v], offset[v + 1]):
+            i, c = bucket[k] // 3, bucket[k] % 3
+            index[i, c] = -1
+            for point in range(first, count):
+                if fill[point - first] == chart[todo[i]]:  # what was filled is free again: charts seen at this vertex
+                    index[i, c] = point
+                    break
+            if index[i, c] < 0:
+                fill[count - first] = chart[todo[i]]
+                index[i, c] = count
+                count += 1
+    return index, count
+
+
+@njit(cache=True, nogil=True)
+def _axes(cross: np.ndarray, todo: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
+    """Frames float64 [C, 3, 3] of charts: two axes in the plane and the unit mean normal, right-handed."""
+    frame = np.zeros((count, 3, 3))
+    for i in range(len(todo)):
+        for k in range(3):
+            frame[chart[todo[i]], 2, k] += cross[todo[i], k]
+    for c in range(count):
+        n = frame[c, 2]
+        length = np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
+        if length > 0.0:
+            n /= length
+        else:
+            n[2] = 1.0
+        axis = 0 if abs(n[0]) <= abs(n[1]) and abs(n[0]) <= abs(n[2]) else (1 if abs(n[1]) <= abs(n[2]) else 2)
+        e = -n[axis] * n
+        e[axis] += 1.0
+        e /= np.sqrt(e[0] ** 2 + e[1] ** 2 + e[2] ** 2)
+        frame[c, 0] = e
+        frame[c, 1, 0] = n[1] * e[2] - n[2] * e[1]
+        frame[c, 1, 1] = n[2] * e[0] - n[0] * e[2]
+        frame[c, 1, 2] = n[0] * e[1] - n[1] * e[0]
+    return frame
+
+
+@njit(cache=True, nogil=True)
+def _projected(
+    vertices: np.ndarray, faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, frame: np.ndarray, index: np.ndarray,
+    count: int,
+) -> np.ndarray:  # fmt: skip
+    """Positions float64 [P, 2] of the points in their charts' planes."""
+    position = np.empty((count, 2))
+    for i in range(len(todo)):
+        axes = frame[chart[todo[i]]]
+        for c in range(3):
+            p = vertices[faces[todo[i], c]]
+            for k in range(2):
+                position[index[i, c], k] = p[0] * axes[k, 0] + p[1] * axes[k, 1] + p[2] * axes[k, 2]
+    return position
+
+
+@njit(cache=True, nogil=True)
+def _flat_area(position: np.ndarray, index: np.ndarray, i: int) -> float:
+    a, b, c = index[i, 0], index[i, 1], index[i, 2]
+    abx, aby = position[b, 0] - position[a, 0], position[b, 1] - position[a, 1]
+    acx, acy = position[c, 0] - position[a, 0], position[c, 1] - position[a, 1]
+    return 0.5 * (abx * acy - aby * acx)
+
+
+@njit(cache=True, nogil=True)
+def _untangle(
+    position: np.ndarray, index: np.ndarray, area: np.ndarray, todo: np.ndarray, chart: np.ndarray, partner: np.ndarray
+) -> None:
+    """Move the inner points of folded faces and of their neighbours to the middle of the points around them."""
+    fixed, moves = np.zeros(len(position), np.bool_), np.zeros(len(position), np.bool_)
+    any_folded = False
+    for i in range(len(todo)):
+        for c in range(3):
+            other = partner[3 * todo[i] + c]
+            if other < 0 or chart[other // 3] != chart[todo[i]]:
+                fixed[index[i, c]] = True
+                fixed[index[i, (c + 1) % 3]] = True
+        if _flat_area(position, index, i) < _FOLDED * area[todo[i]]:
+            any_folded = True
+            for c in range(3):
+                moves[index[i, c]] = True
+    if not any_folded:
+        return
+    core = moves & ~fixed
+    for i in range(len(todo)):
+        if core[index[i, 0]] or core[index[i, 1]] or core[index[i, 2]]:
+            for c in range(3):
+                moves[index[i, c]] = True
+    moves &= ~fixed
+    active = np.empty(len(todo), np.int64)
+    count = 0
+    for i in range(len(todo)):
+        if moves[index[i, 0]] or moves[index[i, 1]] or moves[index[i, 2]]:
+            active[count] = i
+            count += 1
+    total, weight = np.zeros((len(position), 2)), np.zeros(len(position))
+    for _ in range(_ROUNDS):
+        for j in range(count):
+            for c in range(3):
+                total[index[active[j], c]] = 0.0
+                weight[index[active[j], c]] = 0.0
+        for j in range(count):
+            i = active[j]
+            for c in range(3):
+                p, q, r = index[i, c], index[i, (c + 1) % 3], index[i, (c + 2) % 3]
+                total[p, 0] += position[q, 0] + position[r, 0]
+                total[p, 1] += position[q, 1] + position[r, 1]
+                weight[p] += 2.0
+        for j in range(count):
+            for c in range(3):
+                p = index[active[j], c]
+                if moves[p] and weight[p] > 0.0:
+                    position[p] = total[p] / weight[p]
+                    weight[p] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def _lay(
+    position: np.ndarray, index: np.ndarray, area: np.ndarray, todo: np.ndarray, corners: np.ndarray
+) -> np.ndarray:
+    """Write the corners of the faces todo; returns which of them are folded or squeezed, bool [n]."""
+    folded = np.zeros(len(todo), np.bool_)
+    for i in range(len(todo)):
+        folded[i] = _flat_area(position, index, i) < _SQUEEZED * area[todo[i]]
+        for c in range(3):
+            corners[todo[i], c] = position[index[i, c]]
+    return folded
+
+
+@njit(cache=True, nogil=True)
+def _leave_together(
+    leaving: np.ndarray, alone: bool, chart: np.ndarray, partner: np.ndarray, cross: np.ndarray, area: np.ndarray,
+    fresh: int,
+) -> int:  # fmt: skip
+    """Give the faces `leaving` (indices) new chart numbers from `fresh` on, the same where neighbours are alike."""
+    place = np.full(len(chart), -1, np.int32)
+    for i in range(len(leaving)):
+        place[leaving[i]] = i
+    parent = np.arange(len(leaving))
+    for i in range(len(leaving)):
+        f = leaving[i]
+        for c in range(3):
+            other = partner[3 * f + c]
+            if alone or other < 0 or place[other // 3] < 0 or chart[other // 3] != chart[f]:
+                continue
+            g = other // 3
+            dot = cross[f, 0] * cross[g, 0] + cross[f, 1] * cross[g, 1] + cross[f, 2] * cross[g, 2]
+            if dot > _ALIKE * area[f] * area[g]:
+                a, b = find_root(parent, i), find_root(parent, place[g])
+                parent[max(a, b)] = min(a, b)
+    for i in range(len(leaving)):
+        root = find_root(parent, i)
+        if root == i:
+            chart[leaving[i]] = fresh
+            fresh += 1
+        else:
+            chart[leaving[i]] = chart[leaving[root]]
+    return fresh
+
+
+@njit(cache=True, nogil=True)
+def _grow_patches(
+    corners: np.ndarray, label: np.ndarray, folded: np.ndarray, order: np.ndarray, partner: np.ndarray,
+    low: np.ndarray, size: np.ndarray, scale: float,
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """Divide charts into connected patches no two faces of which share a texel centre: (patch int32 [F], count).
+
+    A patch starts at the first face in `order` that has none and spreads over the edges of its chart (label). Folded
+    faces get -1. low float64 [C, 2] world units, size int64 [C, 2] texels of each chart's box.
+    """
+    start = np.zeros(len(size) + 1, np.int64)
+    for c in range(len(size)):
+        start[c + 1] = start[c] + size[c, 0] * size[c, 1]
+    owner = np.full(start[-1], -1, np.int32)
+    patch, refused = np.full(len(label), -1, np.int32), np.full(len(label), -1, np.int32)
+    queue = np.empty(len(label), np.int32)
+    count = 0
+    for seed in order:
+        if folded[seed] or patch[seed] >= 0:
+            continue
+        k = label[seed]
+        claims(corners[seed], low[k], scale, owner, start[k], size[k, 0], count, True)
+        patch[seed], queue[0], head, tail = count, seed, 0, 1
+        while head < tail:
+            f = queue[head]
+            head += 1
+            for c in range(3):
+                g = partner[3 * f + c] // 3
+                if g < 0 or label[g] != k or patch[g] >= 0 or folded[g] or refused[g] == count:
+                    continue
+                if claims(corners[g], low[k], scale, owner, start[k], size[k, 0], count, False):
+                    claims(corners[g], low[k], scale, owner, start[k], size[k, 0], count, True)
+                    patch[g], queue[tail] = count, g
+                    tail += 1
+                else:
+                    refused[g] = count
+        count += 1
+    return patch, count
+
+
+@njit(cache=True, nogil=True)
+def _boxes(corners: np.ndarray, chart: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest corner, float64 [C, 2] each, of the charts over the given faces."""
+    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
+    for f in faces:
+        for i in range(3):
+            for k in range(2):
+                low[chart[f], k] = min(low[chart[f], k], corners[f, i, k])
+                high[chart[f], k] = max(high[chart[f], k], corners[f, i, k])
+    return low, high
+
+
+def lay_flat(
+    surface: Surface, chart: np.ndarray, partner: np.ndarray, *, texels: float, check: Check = go_on
+) -> FlatCharts:
+    """Lay every chart flat so that no texel centre at `texels` a world unit lies in two faces of a chart.
+
+    chart int [F] 0..C-1; partner int [3 F] (charts.half_edge_partners). A chart that lies on itself is divided; faces
+    that fold over leave it and become charts of their own with the neighbours that leave beside them.
+    """
+    label, partner = chart.astype(np.int32), np.ascontiguousarray(partner, dtype=np.int64)
+    cross = 0.5 * face_cross(surface)
+    area = np.linalg.norm(cross, axis=1)
+    corners, final = np.zeros((len(label), 3, 2)), np.full(len(label), -1, np.int32)
+    count, todo = 0, np.arange(len(label))
+    for attempt in range(_ATTEMPTS):
+        check()
+        charts = int(label[todo].max()) + 1
+        frames = _axes(cross, todo, label, charts)
+        index, points = _points(surface.faces, todo, label, len(surface.vertices))
+        position = _projected(surface.vertices, surface.faces, todo, label, frames, index, points)
+        _untangle(position, index, area, todo, label, partner)
+        folded = np.zeros(len(label), bool)
+        folded[todo] = _lay(position, index, area, todo, corners) & (area[todo] > 0.0)
+        check()
+        low, high = _boxes(corners, label, todo, charts)
+        size = ((high - low) * texels).astype(np.int64) + 2
+        order = todo[np.argsort(-area[todo], kind="stable")]
+        patch, patches = _grow_patches(corners, label, folded, order, partner, low, size, texels)
+        laid = todo[patch[todo] >= 0]
+        final[laid] = patch[laid] + count
+        count += patches
+        todo = todo[patch[todo] < 0]
+        if not len(todo):
+            break
+        relabelled = np.full(len(label), -1, np.int32)
+        relabelled[todo] = label[todo]
+        _leave_together(todo, attempt >= _ATTEMPTS - 3, relabelled, partner, cross, area, 0)
+        label = relabelled
+    absorb(surface.vertices, surface.faces, corners, final, partner, area, texels, CRUMB / texels**2)
+    return _finished(corners, _parts(final, partner), partner, area)
+
+
+@njit(cache=True, nogil=True)
+def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """Connected parts of the charts, int32 [F] numbered by their first face."""
+    parent = np.arange(len(chart))
+    for h in range(len(partner)):
+        other = partner[h]
+        if other > h and chart[h // 3] == chart[other // 3]:
+            a, b = find_root(parent, h // 3), find_root(parent, other // 3)
+            parent[max(a, b)] = min(a, b)
+    part, count = np.empty(len(chart), np.int32), 0
+    for f in range(len(chart)):
+        root = find_root(parent, f)
+        if root == f:
+            part[f] = count
+            count += 1
+        else:
+            part[f] = part[root]
+    return part
+
+
+@njit(cache=True, nogil=True)
+def _settle(corners: np.ndarray, chart: np.ndarray, area: np.ndarray, angle: np.ndarray) -> None:
+    """Turn each chart by its angle, scale it to keep its surface area, and move its least x and y to 0."""
+    count = len(angle)
+    true, flat = np.zeros(count), np.zeros(count)
+    low = np.full((count, 2), np.inf)
+    for f in range(len(chart)):
+        a, b = corners[f, 1] - corners[f, 0], corners[f, 2] - corners[f, 0]
+        true[chart[f]] += area[f]
+        flat[chart[f]] += max(0.5 * (a[0] * b[1] - a[1] * b[0]), 0.0)
+    for f in range(len(chart)):
+        k = chart[f]
+        scale = np.sqrt(min(max(true[k] / max(flat[k], 1e-30), 1.0), 2.0))
+        c, s = scale * np.cos(angle[k]), scale * np.sin(angle[k])
+        for i in range(3):
+            x, y = corners[f, i, 0], corners[f, i, 1]
+            corners[f, i, 0], corners[f, i, 1] = c * x - s * y, s * x + c * y
+            low[k, 0], low[k, 1] = min(low[k, 0], corners[f, i, 0]), min(low[k, 1], corners[f, i, 1])
+    for f in range(len(chart)):
+        corners[f] -= low[chart[f]]
+
+
+@njit(cache=True, nogil=True)
+def _tight_angles(rims: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
+    """The angle out of a quarter turn under which each chart's box has the least area; rims [n, 2], chart [n]."""
+    angles = 24
+    best, angle = np.full(count, np.inf), np.zeros(count)
+    low, high = np.empty((count, 2)), np.empty((count, 2))
+    for k in range(angles):
+        turn = 0.5 * np.pi * k / angles
+        c, s = np.cos(turn), np.sin(turn)
+        low[:], high[:] = np.inf, -np.inf
+        for i in range(len(rims)):
+            x, y, j = c * rims[i, 0] - s * rims[i, 1], s * rims[i, 0] + c * rims[i, 1], chart[i]
+            low[j, 0], low[j, 1] = min(low[j, 0], x), min(low[j, 1], y)
+            high[j, 0], high[j, 1] = max(high[j, 0], x), max(high[j, 1], y)
+        for j in range(count):
+            box = (high[j, 0] - low[j, 0]) * (high[j, 1] - low[j, 1])
+            if box < best[j] * (1.0 - 1e-6):
+                best[j], angle[j] = box, turn
+    return angle
+
+
+def _finished(corners: np.ndarray, chart: np.ndarray, partner: np.ndarray, area: np.ndarray) -> FlatCharts:
+    across = chart[np.maximum(partner, 0) // 3]
+    rim = (partner < 0) | (across != np.repeat(chart, 3))
+    angle = _tight_angles(corners.reshape(-1, 2)[rim], np.repeat(chart, 3)[rim], int(chart.max()) + 1)
+    _settle(corners, chart, area, angle)
+    return FlatCharts(chart, corners)
