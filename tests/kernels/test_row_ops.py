@@ -73,6 +73,17 @@ def test_triton_heads(heads: int, width: int, dtype: torch.dtype) -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize(("width", "channels"), [(64, 32), (16, 16), (128, 96)])
+def test_triton_parents(width: int, channels: int) -> None:
+    x, slots = draw(9, width), torch.randperm(72, generator=torch.Generator().manual_seed(1))[:31].to(DEVICE)
+    h = draw(31, channels)
+    ours = op.add_parents(h, x, slots, implementation=TRITON)
+    same(ours, reference.add_parents(h, x, slots), torch.float32)
+    share = x.view(72, -1)[slots]
+    same(ours, h + share[:, torch.arange(channels, device=DEVICE) * share.shape[1] // channels], torch.float32)
+
+
+@needs_triton
 def test_triton_empty() -> None:
     x = draw(0, 32)
     assert op.norm(x, None, None, 1e-6, torch.float16, implementation=TRITON).shape == (0, 32)

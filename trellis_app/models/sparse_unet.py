@@ -21,7 +21,7 @@ from torch import nn
 from trellis_app.models.layers import convert_torso, full_precision, working_dtype
 from trellis_app.sparse.layers import LayerNorm32, NormSilu, SparseConv3d
 from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
-from trellis_app.sparse.tensor import Children, SparseTensor, channel_to_space, space_to_channel
+from trellis_app.sparse.tensor import Children, SparseTensor, space_to_channel
 
 _CONVNEXT, _UP, _DOWN = "SparseConvNeXtBlock3d", "SparseResBlockC2S3d", "SparseResBlockS2C3d"
 _MLP_ROWS = 1 << 16  # rows of an MLP's wide middle held at once at inference on a CPU
@@ -154,6 +154,8 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """Doubles the resolution: channels of a parent become channels of its existing children."""
 
+    row_ops: RowOps = AUTOMATIC
+
     def __init__(self, channels: int, out_channels: int, *, predict: bool) -> None:
         super().__init__()
         self.norm1 = NormSilu(channels, eps=1e-6)
@@ -180,9 +182,8 @@ class UpBlock(nn.Module):
         children = self.existing(x, logits if guide is None else guide)
         h = self.conv1.to_children(self.norm1(x.feats), x.cache, children)
         h = self.conv2(self.norm2(h), children.cache)
-        skip = channel_to_space(x.feats, children)
-        skip = skip.repeat_interleave(h.shape[1] // skip.shape[1], dim=1)
-        return SparseTensor(h + skip, children.cache.coords, children.cache), logits
+        h = self.row_ops.add_parents(h, x.feats, children.slots)
+        return SparseTensor(h, children.cache.coords, children.cache), logits
 
 
 def _initialise(module: nn.Module) -> None:

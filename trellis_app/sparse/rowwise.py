@@ -31,6 +31,7 @@ class RowOps:
     norm_heads: Callable[[Tensor, Tensor], Tensor] = op.norm_heads
     norm_rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = op.norm_rotate
     linear_gelu: Callable[[Tensor, Tensor, Tensor], Tensor] = op.linear_gelu
+    add_parents: Callable[[Tensor, Tensor, Tensor], Tensor] = op.add_parents
 
 
 AUTOMATIC = RowOps()
@@ -48,7 +49,8 @@ def norm_rotate_real(x: Tensor, gamma: Tensor, phases: Tensor) -> Tensor:
 def compiled_row_ops(backend: str = "inductor") -> RowOps:
     """The functions fused by torch.compile for any number of rows; compiling takes some seconds at first use."""
     plain = {field.name: getattr(REFERENCE, field.name) for field in fields(RowOps)} | {"norm_rotate": norm_rotate_real}
-    return RowOps(**{name: torch.compile(op, dynamic=True, backend=backend) for name, op in plain.items()})
+    left = {"add_parents": plain.pop("add_parents")}  # gathers rows: nothing to fuse
+    return RowOps(**{name: torch.compile(op, dynamic=True, backend=backend) for name, op in plain.items()}, **left)
 
 
 def use_row_ops(model: nn.Module, ops: RowOps) -> None:

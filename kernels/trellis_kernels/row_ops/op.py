@@ -123,6 +123,18 @@ def linear_gelu(
     return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
 
 
+def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+    """h [M, C] of children plus the share of their parents x [P, W]: W / 8 channels, each repeated 8 C / W times.
+
+    slots: int64 [M] parent row * 8 + child number s, whose channels in x are s * W / 8 to (s + 1) * W / 8.
+    """
+    if _chosen(implementation, h, x) == REFERENCE:
+        return reference.add_parents(h, x, slots)
+    from trellis_kernels.row_ops import triton
+
+    return triton.add_parents(h.contiguous(), x.contiguous(), slots)
+
+
 def _differentiated(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 

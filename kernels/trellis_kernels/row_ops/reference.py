@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from trellis_kernels.sparse_conv.reference import pick_children
+
 Affine = torch.Tensor | None
 HEAD_EPS = 1e-24  # added to the mean square: a zero vector stays zero
 
@@ -72,3 +74,9 @@ def norm_rotate(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor) -> t
 def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Linear layer, then GELU in its tanh approximation (Hendrycks and Gimpel 2016)."""
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """h [M, C] plus the share of each row's parent in x [P, W]: its child's W / 8 channels, repeated to C columns."""
+    skip = pick_children(x, slots)
+    return h + skip.repeat_interleave(h.shape[1] // skip.shape[1], dim=1)

@@ -72,6 +72,20 @@ def head_kernel(
     tl.store(out + row * (HEADS * D) + place, h.to(out.dtype.element_ty))
 
 
+@triton.jit(do_not_specialize=["count"])
+def child_kernel(
+    h, x, slots, out, count, C: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """out [M, C] = h + the child's WIDTH / 8 channels of its parent in x [P, WIDTH], each for 8 C / WIDTH columns."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = (row < count) & (column < C)
+    begin = tl.load(slots + row, mask=row < count, other=0) * (WIDTH // 8)
+    skip = tl.load(x + begin + column // (8 * C // WIDTH), mask=inside, other=0.0).to(tl.float32)
+    total = tl.load(h + row * C + column, mask=inside, other=0.0).to(tl.float32) + skip
+    tl.store(out + row * C + column, total.to(out.dtype.element_ty), mask=inside)
+
+
 @dataclass(frozen=True)
 class RowTask:
     """What one launch of the row kernel does to x [N, C]; absent parts are None."""
@@ -124,4 +138,17 @@ def norm_heads(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor | None
                 x, gamma, gamma if phases is None else phases, out, count, x.stride(0), eps,
                 HEADS=heads, D=width, GROUP=group, TURN=phases is not None, num_warps=4 if group * width > 512 else 2,
             )  # fmt: skip
+    return out
+
+
+def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """h [M, C], x [P, W], slots int64 [M] -> [M, C]."""
+    out = torch.empty_like(h)
+    block = triton.next_power_of_2(h.shape[1])
+    rows = max(1, TILE // block)
+    if h.shape[0]:
+        with on_device(h.device):
+            child_kernel[(triton.cdiv(h.shape[0], rows),)](
+                h, x, slots, out, h.shape[0], C=h.shape[1], WIDTH=x.shape[1], BLOCK=block, ROWS=rows, num_warps=4
+            )
     return out
