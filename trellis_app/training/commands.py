@@ -21,6 +21,8 @@ from trellis_app.training.autoencoders import AutoencoderRecipe, AutoencoderSett
 from trellis_app.training.configs import PARTS, sizes
 from trellis_app.training.distributed import Process, process_group
 from trellis_app.training.evaluate import EvaluationSettings, evaluate, table
+from trellis_app.training.evaluate_texturing import TexturingSettings, evaluate_texturing
+from trellis_app.training.evaluate_texturing import table as texturing_table
 from trellis_app.training.export_bundle import export_bundle, unpack_bundle
 from trellis_app.training.flows import FlowRecipe, FlowSettings
 from trellis_app.training.latents import LatentSettings, make_latents, wait_for
@@ -294,6 +296,7 @@ def add_evaluate_parser(commands: Subparsers) -> None:
     parser.add_argument("--json", type=Path, help="also write the measures to this file")
     parser.add_argument("--no-generation", action="store_true", help="only the reconstruction and the baselines")
     parser.add_argument("--only-generation", action="store_true", help="without the reconstruction")
+    parser.add_argument("--texturing", action="store_true", help="measure the texturing of given meshes instead")
     parser.set_defaults(run=_evaluate)
 
 
@@ -307,6 +310,8 @@ def _part(text: str) -> tuple[int, int]:
 
 def _evaluate(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.texturing:
+        return _evaluate_texturing(options)
     settings = EvaluationSettings(
         bundle=options.bundle, library=options.library, views=options.views, train_library=options.train_library,
         limit=options.limit, part=_part(options.part), device=pick_device(options.device), workers=options.workers,
@@ -317,4 +322,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{table(measures)}\n{json.dumps(measures)}\n")
+    return 0
+
+
+def _evaluate_texturing(options: argparse.Namespace) -> int:
+    device = str(pick_device(options.device))
+    report = evaluate_texturing(
+        TexturingSettings(
+            options.bundle, options.library, options.limit, device, max(options.workers - 1, 1), options.seed
+        )
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{texturing_table(report)}\n{json.dumps(report)}\n")
     return 0
