@@ -19,9 +19,9 @@ from trellis_app.ui.stages import plain
 MAIN = "glb"
 EVERYTHING = "zip"
 SMALLER = {
-    "jpeg": ("GLB, JPEG textures", "A smaller file; fine colour edges lose a little.", FileOptions("jpeg")),
-    "webp": ("GLB, WebP textures", "The smallest textures; for the web, not for Unreal or Unity.", FileOptions("webp")),
-    "draco": ("GLB, Draco", "Packed triangles, for viewers that can unpack them.", FileOptions(draco=True)),
+    "jpeg": ("GLB with JPEG", "Smaller; fine colour edges lose a little.", FileOptions("jpeg")),
+    "webp": ("GLB with WebP", "Smaller, for the web; Unreal and Unity cannot read it.", FileOptions("webp")),
+    "draco": ("GLB with Draco", "Packed triangles, for viewers that can unpack them.", FileOptions(draco=True)),
 }
 
 
@@ -56,10 +56,9 @@ def offers(run: Run, print_size: float) -> list[Offer]:
     for name, row in FORMATS.items():
         own = f"{stem}-{print_size:g}mm" if "size_mm" in row.options else stem
         made.append(Offer(name, row.label, row.help, folder / f"{own}.{row.extension}", name, options))
-        if name == MAIN:
-            for key, (label, words, smaller) in SMALLER.items():
-                made.append(Offer(key, label, words, folder / f"{stem}-{key}.glb", name, smaller))
-    words = "Every format above and the settings, in one file."
+    for key, (label, words, smaller) in SMALLER.items():
+        made.append(Offer(key, label, words, folder / f"{stem}-{key}.glb", MAIN, smaller))
+    words = "Every format and the settings, in one file."
     return [*made, Offer(EVERYTHING, "Everything", words, folder / f"{stem}-{print_size:g}mm.zip", "", options)]
 
 

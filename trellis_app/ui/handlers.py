@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from trellis_app.errors import MeshError, PictureError, TrellisError
-from trellis_app.export.sidecar import RunLog, settings_record
+from trellis_app.export.sidecar import settings_record
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.mesh.user_mesh import Stance, UserMesh
@@ -31,7 +30,7 @@ from trellis_app.ui.downloads import download_list, make
 from trellis_app.ui.health_card import health_card
 from trellis_app.ui.mesh_card import ChosenMesh, mesh_card, read_upload, stand
 from trellis_app.ui.page import FRONT_CAMERA, Page
-from trellis_app.ui.recording import recorded
+from trellis_app.ui.recording import followed
 from trellis_app.ui.session import Picture, Run, Visitor, new_run
 
 LOGGER = logging.getLogger(__name__)
@@ -236,15 +235,10 @@ class Handlers:
 
     def _follow(self, run: Run, events: Events, visitor: Visitor, number: int) -> Iterator[Changes]:
         """Changes of each event while the run is wanted, then of its end; nothing any more once another run began."""
-        pipeline, log = self.work.pipeline, RunLog()
-        record = settings_record(run.request, pipeline.samplers(run.request), bundle=pipeline.bundle.name)
         try:
-            with closing(events):
-                for event in takewhile(lambda _: visitor.wants(number), events):
-                    with closing(recorded(run, event, log, record)) as beats:
-                        for now in takewhile(lambda _: visitor.wants(number), beats):
-                            yield self._beat(run, now)
-                            run = now
+            for now in followed(run, events, self._record(run), lambda: visitor.wants(number)):
+                yield self._beat(run, now)
+                run = now
             view = stages.done(run.view, run.notes) if visitor.wants(number) else stages.stopped(run.view)
             run = replace(run, view=view)
         except TrellisError as error:
@@ -252,6 +246,16 @@ class Handlers:
             run = replace(run, view=stages.failed(run.view, error))
         if visitor.begun == number:
             yield {self.page.stage.stages: run.view.props(), **self._result(run)}
+
+    def _record(self, run: Run) -> dict[str, object]:
+        """Settings for the files' metadata; of a textured mesh only what shaped it."""
+        pipeline = self.work.pipeline
+        samplers = pipeline.samplers(run.request)
+        if run.mesh is None:
+            return settings_record(run.request, samplers, bundle=pipeline.bundle.name)
+        used = {Stage.MATERIAL: samplers[Stage.MATERIAL]}
+        own = {"mesh": run.mesh.mesh.name, "texture": asdict(run.mesh.options)}
+        return {**settings_record(run.request, used, bundle=pipeline.bundle.name), **own}
 
     def _beat(self, before: Run, now: Run) -> Changes:
         changes: Changes = {self.page.stage.stages: now.view.props(), self.page.run: now}
@@ -271,7 +275,7 @@ class Handlers:
         return {
             self.page.run: run,
             asset.facts: _facts(run) if run else [],
-            asset.health: health_card(finished.source.asset if finished else None),
+            asset.health: health_card(finished.source.asset.health if finished else None),
             asset.downloads: download_list(run, FileOptions().size_mm),
         }
 

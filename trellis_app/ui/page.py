@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components.base import Component
 from gradio.data_classes import ImageData
 
+Control = gr.Radio | gr.Slider | gr.Dropdown | gr.Checkbox
 STATIC = Path(__file__).parent / "static"
 FRONT_CAMERA = (75, 72, None)  # degrees: a little to the right of and above the side seen in the picture
 
@@ -74,7 +74,7 @@ class FinishPanel:
     """How the files are made."""
 
     purpose: gr.Radio
-    controls: tuple[Component, ...]  # one a field, in the order of finishing.FIELDS
+    controls: tuple[Control, ...]  # one a field, in the order of finishing.FIELDS
     print_size: gr.Slider
     update: gr.Button
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from trellis_app.export.glb import write_preview_glb
 from trellis_app.export.png import encode_png
@@ -20,4 +23,12 @@ def write_preview(result: Occupancy | DualGrid | Mesh | OVoxel, path: Path) -> P
 
 def render_preview(result: Occupancy | DualGrid | Mesh | OVoxel | FinishedAsset) -> bytes:
     """PNG with transparent background, seen from the front."""
-    return encode_png(render_preview_rgba(result, PICTURE_SIDE))
+    drawn = _in_unit_box(result) if isinstance(result, FinishedAsset) else result
+    return encode_png(render_preview_rgba(drawn, PICTURE_SIDE))
+
+
+def _in_unit_box(asset: FinishedAsset) -> FinishedAsset:
+    """The asset where the renderer's lens is sharp; a textured mesh stands where its owner put it."""
+    used = asset.vertices[asset.faces.reshape(-1)]
+    low, high = used.min(axis=0), used.max(axis=0)
+    return replace(asset, vertices=((asset.vertices - (low + high) / 2) / (high - low).max()).astype(np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -19,12 +19,26 @@ from trellis_app.ui.previews import render_preview, write_preview
 from trellis_app.ui.session import Finished, Run
 
 
-def recorded(run: Run, event: StageEvent, log: RunLog, record: dict[str, object]) -> Iterator[Run]:
-    """The run after one more event; while a result is being written, the run beats as it was.
+def followed(
+    run: Run, events: Generator[StageEvent, None, None], record: dict[str, object], wanted: Callable[[], bool]
+) -> Generator[Run, None, None]:
+    """The run after each event, and while a result is being written, as long as it is wanted.
 
-    The last one yielded has the result, on disk before the page hears of it. record: settings for the files'
-    metadata. Raises MachineError when the disk refuses.
+    A result is on disk before the run has it. record: settings for the files' metadata. Raises MachineError when the
+    disk refuses, and what the events raise.
     """
+    log = RunLog()
+    with closing(events):
+        for event in events:
+            with closing(_recorded(run, event, log, record)) as states:
+                for run in states:
+                    if not wanted():
+                        return
+                    yield run
+
+
+def _recorded(run: Run, event: StageEvent, log: RunLog, record: dict[str, object]) -> Generator[Run, None, None]:
+    """The run after one more event, beating as it was while the event's result is written."""
     log.note(event)
     if event.result is None:
         yield replace(run, view=stages.after(run.view, event))
@@ -53,7 +67,7 @@ def _with_result(run: Run, event: StageEvent, log: RunLog, record: dict[str, obj
 def _with_files(run: Run, asset: FinishedAsset, log: RunLog, record: dict[str, object]) -> Run:
     assert run.asset is not None
     source = ExportSource(asset, run.asset, run.request.finish, record=record)
-    sidecar = {**record, "seconds": log.rounded(), "counts": asset.counts}
+    sidecar = {**record, "warnings": run.warnings, "seconds": log.rounded()}
     write_all(source, run.folder, run.stem, (MAIN,), sidecar=sidecar)
     facts = {
         **run.facts,

@@ -44,6 +44,7 @@ class Run:
     request: GenerationRequest
     models: dict[Stage, Path] = field(default_factory=dict)  # GLB of each finished stage
     pictures: dict[Stage, Path] = field(default_factory=dict)  # its server-rendered PNG
+    warnings: tuple[str, ...] = ()  # of the cut-out, in sentences
     mesh: ChosenMesh | None = None  # the user's own, where one is textured
     asset: OVoxel | None = None  # kept so that other finishing needs no new sampling
     finished: Finished | None = None  # kept so that another format needs no new finishing
@@ -107,4 +108,5 @@ def new_run(session_folder: Path, picture: Picture, request: GenerationRequest, 
     except OSError as error:
         raise disk_error(error, session_folder) from error
     view = idle(MESH if mesh else PICTURE)
-    return Run(folder=folder, name=name, stem=name, request=request, mesh=mesh, view=view)
+    warnings = picture.prepared.warnings
+    return Run(folder=folder, name=name, stem=name, request=request, warnings=warnings, mesh=mesh, view=view)

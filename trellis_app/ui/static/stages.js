@@ -1,10 +1,12 @@
 // A click on a finished stage shows its model; the clock runs on between two beats of the server.
 const clockTime = (seconds) => {
-  const whole = Math.max(0, Math.round(seconds));
+  const whole = Math.max(0, Math.floor(seconds));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 };
 
-let beatAt = performance.now();
+let began = null; // when the run began, by this machine's clock
+let ends = null; // when it will be over, as it seems
+let estimate = ""; // the server's last word on it
 let lastState = "idle";
 
 // On a phone the viewer is below the button that was just pressed.
@@ -15,20 +17,38 @@ const followRun = (state) => {
   lastState = state;
 };
 
+// A beat of the server may push the beginning back but never forth, so the clock only runs forward; small changes of
+// the estimate are left alone, so it does not flicker.
+const takeBeat = (section) => {
+  const now = performance.now();
+  const elapsed = parseFloat(section.dataset.elapsed);
+  if (section.dataset.state === "waiting" || !Number.isFinite(elapsed)) {
+    began = ends = null;
+    return;
+  }
+  began = Math.min(began ?? Infinity, now - 1000 * elapsed);
+  const remaining = parseFloat(section.dataset.remaining);
+  if (section.dataset.remaining === estimate) return;
+  estimate = section.dataset.remaining;
+  const end = Number.isFinite(remaining) ? now + 1000 * remaining : null;
+  const drift = ends === null || end === null ? Infinity : Math.abs(end - ends);
+  if (drift > Math.max(1500, 0.2 * (end - now))) ends = end;
+};
+
+let stopped = null; // when the clock stood still
 const showClock = () => {
   const section = element.querySelector(".stages");
   const clock = element.querySelector(".clock");
   if (!section || !clock) return;
   const running = section.dataset.state === "running";
-  const since = running ? (performance.now() - beatAt) / 1000 : 0;
-  const elapsed = parseFloat(section.dataset.elapsed);
-  const remaining = parseFloat(section.dataset.remaining);
-  let words = Number.isFinite(elapsed) ? clockTime(elapsed + since) : "";
-  if (running && Number.isFinite(remaining)) {
-    const left = remaining - since;
+  stopped = running ? null : stopped ?? performance.now();
+  const now = stopped ?? performance.now();
+  let words = began === null ? "" : clockTime((now - began) / 1000);
+  if (running && ends !== null) {
+    const left = (ends - now) / 1000;
     words += left > 1 ? ` · about ${clockTime(left)} left` : " · nearly there";
   }
-  clock.textContent = words;
+  if (clock.textContent !== words) clock.textContent = words;
 };
 
 element.addEventListener("click", (event) => {
@@ -37,12 +57,13 @@ element.addEventListener("click", (event) => {
 });
 
 watch("value", () => {
-  beatAt = performance.now();
+  const section = element.querySelector(".stages");
+  takeBeat(section);
   const beat = element.querySelector(".beat");
   if (beat) beat.getAnimations().forEach((animation) => { animation.cancel(); animation.play(); });
   showClock();
-  followRun(element.querySelector(".stages").dataset.state);
+  followRun(section.dataset.state);
 });
 
 showClock();
-setInterval(showClock, 500);
+setInterval(showClock, 250);
