@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trellis_kernels.neighbour_map.op import neighbour_map
+from trellis_kernels.neighbour_map.op import child_map, neighbour_map
 from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask
 
 from tests.kernels.test_voxel_index import IMPLEMENTATIONS, random_voxels
@@ -30,6 +30,20 @@ def test_matches_a_dict(implementation: str, kernel_size: int, dilation: int, co
     assert found.dtype == torch.int32
     assert found.shape == (len(coords), kernel_size**3)
     assert found.tolist() == by_dict(coords, kernel_size, dilation)
+
+
+@pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
+@pytest.mark.parametrize("count", [0, 1, 400])
+def test_children_take_their_parents_map(implementation: str, count: int) -> None:
+    parents = random_voxels(count, 6, 2, seed=count + 1)
+    slots = torch.nonzero(torch.rand(8 * len(parents), generator=torch.Generator().manual_seed(2)) < 0.5)[:, 0]
+    slots = slots[torch.randperm(len(slots))]
+    octant = slots % 8
+    offset = torch.stack([octant * 0, octant & 1, octant >> 1 & 1, octant >> 2 & 1], dim=1)
+    coords = parents[slots // 8] * torch.tensor([1, 2, 2, 2], dtype=torch.int32) + offset.int()
+    parent_map = neighbour_map(parents, implementation="reference")
+    found = child_map(parent_map, slots, implementation=implementation)
+    assert torch.equal(found, neighbour_map(coords, implementation="reference"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

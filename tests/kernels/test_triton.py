@@ -23,7 +23,7 @@ from trellis_kernels.edge_collapse.triton import (  # noqa: E402
 )
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
-from trellis_kernels.neighbour_map.triton import map_kernel  # noqa: E402
+from trellis_kernels.neighbour_map.triton import child_map_kernel, map_kernel  # noqa: E402
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.row_ops.triton import child_kernel, head_kernel, row_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
@@ -82,6 +82,7 @@ CASES = [
     Case("build", build_kernel, "*i32 *i64 *i32 i32 i32", dict(BLOCK=256), {}),
     Case("lookup", lookup_kernel, "*i64 *i32 *i32 *i64 i32 i32", dict(BLOCK=256), {}),
     Case("map", map_kernel, "*i32 *i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
+    Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
     Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
     Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from trellis_kernels.neighbour_map.op import neighbour_map
+from trellis_kernels.neighbour_map.op import child_map, neighbour_map
 from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
 from trellis_kernels.sparse_conv.reference import pick_children
 
@@ -52,6 +52,8 @@ class SpatialCache:
         self._lengths = lengths
         self._memo: dict[Hashable, Any] = {}
         self._coarse: weakref.ref[SpatialCache] | None = None  # weak: the coarse side owns the fine side
+        self._parents: weakref.ref[SpatialCache] | None = None  # of voxels made by `subdivide`, weak likewise
+        self._slots: torch.Tensor | None = None  # int64 [N] parent * 8 + child number
 
     def remember(self, key: Hashable, build: Callable[[], T]) -> T:
         """The value under `key`, built on first use."""
@@ -73,7 +75,15 @@ class SpatialCache:
     @property
     def convolution(self) -> ConvPlan:
         """The 3x3x3 neighbourhoods, grouped for the convolution."""
-        return self.remember("convolution", lambda: plan_conv(neighbour_map(self.coords)))
+        return self.remember("convolution", self._plan)
+
+    def _plan(self) -> ConvPlan:
+        """On a GPU, children take their neighbours from their parents' map where that is known: no search."""
+        parents = self._parents() if self._parents is not None else None
+        if parents is None or not self.coords.is_cuda or "convolution" not in parents._memo:
+            return plan_conv(neighbour_map(self.coords))
+        assert self._slots is not None
+        return plan_conv(child_map(parents.convolution.neighbours, self._slots))
 
     def coarsen(self) -> SpatialCache:
         """The voxels of half the resolution in lexicographic order, with `recorded` children leading back here."""
@@ -105,6 +115,7 @@ class SpatialCache:
         scale = torch.tensor([1, 2, 2, 2], dtype=torch.int32, device=mask.device)
         coords = self.coords.index_select(0, slots // 8) * scale + offset.int()
         children = Children(slots=slots, cache=SpatialCache(coords))
+        children.cache._parents, children.cache._slots = weakref.ref(self), slots
         self._memo["subdivision"] = (mask, children)
         return children
 

@@ -36,3 +36,20 @@ def neighbour_map(
         index = build_voxel_index(coords, implementation=TRITON)
         return triton.neighbour_map(coords, index.keys, index.rows, kernel_size=kernel_size, dilation=dilation)
     return reference.neighbour_map(coords, kernel_size=kernel_size, dilation=dilation)
+
+
+def child_map(parent_map: torch.Tensor, slots: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+    """The 3x3x3 map of voxels that are children of others, from the parents' map, without any search.
+
+    parent_map: int32 [P, 27] of all parents; slots: int64 [M] parent row * 8 + child number s, the child at twice the
+    parent's place + (s & 1, s >> 1 & 1, s >> 2 & 1), none twice. Returns int32 [M, 27], what `neighbour_map` gives.
+    """
+    if parent_map.ndim != 2 or parent_map.shape[1] != 27 or parent_map.dtype != torch.int32:
+        raise ValueError(f"parent_map must be int32 [P, 27], got {parent_map.dtype} {list(parent_map.shape)}")
+    rows = torch.full((8 * parent_map.shape[0],), -1, dtype=torch.int32, device=slots.device)
+    rows[slots] = torch.arange(slots.shape[0], dtype=torch.int32, device=slots.device)
+    if choose(implementation, slots.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.child_map(parent_map.contiguous(), rows, slots.contiguous())
+    return reference.child_map(parent_map, rows, slots)

@@ -25,6 +25,19 @@ def neighbour_map(coords: torch.Tensor, *, kernel_size: int, dilation: int) -> t
     return out
 
 
+def child_map(parent_map: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """int32 [P, 27], int32 [8 P], int64 [M] -> int32 [M, 27], see the door."""
+    steps = torch.tensor(kernel_offsets(3, 1), device=slots.device)  # [27, 3]
+    corner = (slots[:, None] % 8 >> torch.arange(3, device=slots.device)) & 1
+    place = corner[:, None] + steps  # [M, 27, 3] of the neighbour, in children from the parent's corner
+    powers = torch.tensor([9, 3, 1], device=slots.device)
+    offset = (((place >> 1) + 1) * powers).sum(dim=2)
+    beside = parent_map[slots // 8].gather(1, offset).long()
+    number = ((place & 1) << torch.arange(3, device=slots.device)).sum(dim=2)
+    found = rows[(beside * 8 + number).clamp_min(0)]
+    return torch.where(beside >= 0, found, -1).to(torch.int32)
+
+
 def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
     """int32 [N, V], V <= 31 -> int32 [N] with bit v set where neighbour v exists."""
     bits = 1 << torch.arange(neighbours.shape[1], dtype=torch.int32, device=neighbours.device)

@@ -30,6 +30,36 @@ def map_kernel(
     tl.store(out + i * (K * K * K) + v, row, mask=inside)
 
 
+@triton.jit(do_not_specialize=["count"])
+def child_map_kernel(parent_map, rows, slots, out, count, ROWS: tl.constexpr):
+    """parent_map int32 [P, 27], rows int32 [8 P], slots int64 [M] -> out int32 [M, 27]; ROWS children a program."""
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    v = tl.arange(0, 32)[None, :]
+    inside = (i < count) & (v < 27)
+    slot = tl.load(slots + i, mask=i < count, other=0)
+    parent, child = slot // 8, (slot % 8).to(tl.int32)
+    x = (child & 1) + v // 9 - 1
+    y = (child >> 1 & 1) + v // 3 % 3 - 1
+    z = (child >> 2 & 1) + v % 3 - 1
+    offset = ((x >> 1) + 1) * 9 + ((y >> 1) + 1) * 3 + (z >> 1) + 1
+    beside = tl.load(parent_map + parent * 27 + offset, mask=inside, other=-1).to(tl.int64)
+    number = (x & 1) + 2 * (y & 1) + 4 * (z & 1)
+    row = tl.load(rows + beside * 8 + number, mask=inside & (beside >= 0), other=-1)
+    tl.store(out + i * 27 + v, row, mask=inside)
+
+
+def child_map(parent_map: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """parent_map int32 [P, 27], rows int32 [8 P] of the children, slots int64 [M] -> int32 [M, 27]."""
+    out = torch.empty((slots.shape[0], 27), dtype=torch.int32, device=slots.device)
+    if slots.shape[0]:
+        tile = TILE // 32
+        with on_device(slots.device):
+            child_map_kernel[(triton.cdiv(slots.shape[0], tile),)](
+                parent_map, rows, slots, out, slots.shape[0], ROWS=tile
+            )
+    return out
+
+
 def neighbour_map(
     coords: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, *, kernel_size: int, dilation: int
 ) -> torch.Tensor:
