@@ -33,7 +33,7 @@ from trellis_app.training.latents import premultiplied
 from trellis_app.training.library import LibraryObject, read_library
 from trellis_app.training.metrics import psnr
 from trellis_app.training.samples import Sample, SampleOptions, Skipped, Task, produce
-from trellis_app.types import FinishedAsset, OVoxel, PreparedImage, StageEvent
+from trellis_app.types import FinishedAsset, OVoxel, PreparedImage
 from trellis_app.weights import load_bundle
 
 LOG = logging.getLogger(__name__)
@@ -59,36 +59,43 @@ def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
 
     psnr: base colour at points spread evenly over the surface, read from the texture, against the truth (dB, as sRGB).
     psnr_view: as seen from the picture's camera, unlit. best: psnr of the true voxels baked the same way, which a
-    perfect material stage would reach. plain: psnr of the one colour closest to the truth. seconds: of texturing.
+    perfect material stage would reach. plain: psnr of the one colour closest to the truth. seconds: until the voxels
+    have their colours.
     """
     pipeline = ImageTo3D(load_bundle(settings.bundle), torch.device(settings.device))
-    rows = []
-    for obj, sample in _samples(settings, pipeline):
-        try:
-            rows.append(_measured(pipeline, obj, sample, settings))
-        except TrellisError as error:
-            LOG.warning("left out %s: %s", obj.name, error)
-            continue
-        LOG.info("%s", "  ".join(f"{k} {v:.2f}" if isinstance(v, float) else v for k, v in rows[-1].items()))
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=_one_thread) as pool:
+        pending = []
+        for obj, sample in _samples(settings, pipeline, pool):
+            try:
+                start = time.monotonic()
+                voxels = coloured_from(pipeline, obj, sample, settings.seed)
+            except TrellisError as error:
+                LOG.warning("left out %s: %s", obj.name, error)
+                continue
+            seconds = round(time.monotonic() - start, 3)
+            pending.append((seconds, pool.submit(measured, obj, sample, AssetArrays.of(voxels), settings.texture_size)))
+            LOG.info("textured %s in %.1f s", obj.name, seconds)
+        rows: list[Row] = [{**future.result(), "seconds": seconds} for seconds, future in pending]
     keys = [key for key in rows[0] if key != "name"] if rows else []
     means = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in keys}
     return {"objects": len(rows), **means, "rows": rows}
 
 
-def _samples(settings: TexturingSettings, pipeline: ImageTo3D) -> Iterator[tuple[LibraryObject, Sample]]:
+def _samples(
+    settings: TexturingSettings, pipeline: ImageTo3D, pool: ProcessPoolExecutor
+) -> Iterator[tuple[LibraryObject, Sample]]:
     """The objects with their pictures, those of `evaluate`."""
     library = read_library(settings.library)
     resolution = pipeline.bundle.presets[pipeline.bundle.default_preset].resolution
     options = SampleOptions(resolution=resolution, views=1, procedural=0.0, pairs=0.0, augment=False)
     indices = spread(len(library), settings.limit or len(library))
     tasks = [Task(i, settings.seed, options, library[i], None) for i in indices]
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=_one_thread) as pool:
-        for task, made in zip(tasks, pool.map(produce, tasks), strict=True):
-            if isinstance(made, Skipped) or task.object is None:
-                LOG.warning("left out %s", made)
-            else:
-                yield task.object, made
+    for task, made in zip(tasks, pool.map(produce, tasks), strict=True):
+        if isinstance(made, Skipped) or task.object is None:
+            LOG.warning("left out %s", made)
+        else:
+            yield task.object, made
 
 
 def _one_thread() -> None:
@@ -96,43 +103,48 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _measured(pipeline: ImageTo3D, obj: LibraryObject, sample: Sample, settings: TexturingSettings) -> Row:
+def coloured_from(pipeline: ImageTo3D, obj: LibraryObject, sample: Sample, seed: int) -> OVoxel:
+    """The material of the sample's picture on the voxels of the object's bare mesh."""
     view = sample.views[0]
     prepared = PreparedImage(Image.fromarray(view), Image.fromarray(premultiplied(view)))
-    mesh = UserMesh(obj.name, obj.vertices, obj.faces)
-    # Opaque, so that faces keep their order and alpha does not hide colours.
-    finish = FinishOptions(texture_size=settings.texture_size, alpha="opaque")
-    options = TextureOptions(Stance(yaw=float(np.degrees(sample.yaw))))
-    request = GenerationRequest(seed=settings.seed, finish=finish)
-    start = time.monotonic()
-    voxels, asset = _results(texture(pipeline, mesh, prepared, request, options))
-    seconds = time.monotonic() - start
-    framed = to_view_frame(obj, sample.yaw)
+    request = GenerationRequest(seed=seed)
+    events = texture(pipeline, bare(obj), prepared, request, turned(sample), finish=False)
+    *_, last = (event.result for event in events)
+    assert isinstance(last, OVoxel)
+    return last
+
+
+def bare(obj: LibraryObject) -> UserMesh:
+    """The object without its colours."""
+    return UserMesh(obj.name, obj.vertices, obj.faces)
+
+
+def turned(sample: Sample) -> TextureOptions:
+    """The turn that brings the object to the view of the sample."""
+    return TextureOptions(Stance(yaw=float(np.degrees(sample.yaw))))
+
+
+def measured(obj: LibraryObject, sample: Sample, made: AssetArrays, texture_size: int) -> Row:
+    """Measures of one object; runs in a worker process."""
+    framed, voxels = to_view_frame(obj, sample.yaw), made.asset()
     true = flat_attributes(framed.vertices, framed.faces, framed.corner_rgba, framed.metal_rough, voxels.grid)
-    _, best = _results(finish_texture(mesh, _recoloured(voxels, true), finish, options))
-    seen = compare(Framed(obj, sample.yaw), AssetArrays.of(voxels), sample.cameras[0], settings.seed)
-    random = np.random.default_rng(settings.seed)
-    face, share = surface_samples(obj.vertices, obj.faces, POINTS, random)
+    perfect = OVoxel(voxels.grid, torch.from_numpy(true.astype(np.float32) / 255))
+    face, share = surface_samples(obj.vertices, obj.faces, POINTS, np.random.default_rng(0))
     truth = np.einsum("nk,nkc->nc", share, obj.corner_rgba[face, :, :3] / 255.0)
+    # Opaque, so that faces keep their order and alpha does not hide colours.
+    finish = FinishOptions(texture_size=texture_size, alpha="opaque")
+    shown = []
+    for asset in (voxels, perfect):
+        *_, last = finish_texture(bare(obj), asset, finish, turned(sample))
+        assert isinstance(last.result, FinishedAsset)
+        shown.append(psnr(texture_at(last.result, face, share), truth))
     return {
         "name": obj.name,
-        "psnr": psnr(texture_at(asset, face, share), truth),
-        "psnr_view": seen["psnr"],
-        "best": psnr(texture_at(best, face, share), truth),
+        "psnr": shown[0],
+        "psnr_view": compare(Framed(obj, sample.yaw), made, sample.cameras[0], 0)["psnr"],
+        "best": shown[1],
         "plain": psnr(np.broadcast_to(truth.mean(axis=0), truth.shape), truth),
-        "seconds": round(seconds, 3),
     }
-
-
-def _results(events: Iterator[StageEvent]) -> tuple[OVoxel, FinishedAsset]:
-    """The voxels and the asset that a run leaves (the voxels are missing where it only finishes)."""
-    found = {type(event.result): event.result for event in events if event.result is not None}
-    return found.get(OVoxel), found[FinishedAsset]  # type: ignore[return-value]
-
-
-def _recoloured(asset: OVoxel, attributes: np.ndarray) -> OVoxel:
-    """The voxels with attributes uint8 [M, 6]."""
-    return OVoxel(asset.grid, torch.from_numpy(attributes.astype(np.float32) / 255))
 
 
 def surface_samples(
