@@ -26,7 +26,7 @@ from trellis_app.types import OVoxel, Textures
 RING = 2  # texels around a chart that are sampled from the surface beyond its rim
 SEE_THROUGH = 0.9  # below this a sample is not opaque
 _RARE = 0.002  # a smaller share of see-through samples is noise
-_INVISIBLE = 0.02  # colour under less alpha than this is made up from its surroundings
+INVISIBLE = 0.02  # colour under less alpha than this is made up from its surroundings
 FLATTEST = 0.05  # least third component of a stored normal
 
 
@@ -129,6 +129,11 @@ def _unit(x: np.ndarray, otherwise: np.ndarray) -> None:
         x[:] = otherwise
 
 
+@njit(cache=True, nogil=True)
+def _cross(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    out[0], out[1], out[2] = a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
 @njit(cache=True, nogil=True, parallel=True)
 def _places(
     face: np.ndarray, rows: np.ndarray, uvs: np.ndarray, vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray
@@ -165,6 +170,7 @@ def _tangent_normals(
     chunk = 4096
     for part in prange((len(rows) + chunk - 1) // chunk):
         weight, t, b, n = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+        bn, nt, tb = np.empty(3), np.empty(3), np.empty(3)
         up = np.array([0.0, 0.0, 1.0])
         for i in range(part * chunk, min((part + 1) * chunk, len(rows))):
             y, x = rows[i] // width, rows[i] % width
@@ -183,12 +189,12 @@ def _tangent_normals(
             _unit(t, up)
             _unit(b, up)
             w = wanted[i]
-            bn = np.array([b[1] * n[2] - b[2] * n[1], b[2] * n[0] - b[0] * n[2], b[0] * n[1] - b[1] * n[0]])
-            nt = np.array([n[1] * t[2] - n[2] * t[1], n[2] * t[0] - n[0] * t[2], n[0] * t[1] - n[1] * t[0]])
-            tb = np.array([t[1] * b[2] - t[2] * b[1], t[2] * b[0] - t[0] * b[2], t[0] * b[1] - t[1] * b[0]])
+            _cross(b, n, bn)
+            _cross(n, t, nt)
+            _cross(t, b, tb)
             det = t[0] * bn[0] + t[1] * bn[1] + t[2] * bn[2]
             if abs(det) < 0.1:
-                out[i, 0], out[i, 1], out[i, 2] = 0.0, 0.0, 1.0
+                out[i] = up
                 continue
             p = (w[0] * bn[0] + w[1] * bn[1] + w[2] * bn[2]) / det
             q = (w[0] * nt[0] + w[1] * nt[1] + w[2] * nt[2]) / det
@@ -245,10 +251,14 @@ def fill_gutters(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def choose_alpha_mode(alpha: np.ndarray) -> str:
     """OPAQUE, MASK or BLEND from alpha samples spread evenly over the surface, float [Q] in [0, 1]."""
     see_through = alpha[alpha < SEE_THROUGH]
-    if len(see_through) <= _RARE * len(alpha):
+    return alpha_mode(len(alpha), len(see_through), int(np.sum(see_through > 0.15)))
+
+
+def alpha_mode(samples: int, see_through: int, between: int) -> str:
+    """OPAQUE, MASK or BLEND from how many samples let light through, and how many of these are no holes."""
+    if see_through <= _RARE * samples:
         return "OPAQUE"
-    between = np.mean(see_through > 0.15)
-    return "BLEND" if between > 0.25 else "MASK"
+    return "BLEND" if between > 0.25 * see_through else "MASK"
 
 
 @dataclass(frozen=True)
@@ -294,8 +304,7 @@ def bake(
         translucent = _translucent_faces(surface, face.reshape(-1)[rows], values[:, 5], sampler)
     maps = _maps(rows, values, normals, size, mode)
     check()
-    return Baked(pack_textures(maps[:, :, :6], mode, maps[:, :, 6:] if normals is not None else None), translucent,
-                 int(in_chart.sum()))  # fmt: skip
+    return Baked(textures_of(_bytes(maps), mode), translucent, int(in_chart.sum()))
 
 
 def covering_faces(uvs: np.ndarray, size: int) -> np.ndarray:
@@ -313,7 +322,7 @@ def _maps(rows: np.ndarray, values: np.ndarray, normals: np.ndarray | None, size
     pixels[rows], weight[rows] = channels, 1.0
     shape = (size, size)
     filled = fill_gutters(pixels.reshape(*shape, -1), weight.reshape(shape))
-    unseen = values[:, 5] < _INVISIBLE
+    unseen = values[:, 5] < INVISIBLE
     if mode != "OPAQUE" and unseen.any() and not unseen.all():  # else white specks beside what can be seen
         weight[rows[unseen]] = 0.0
         filled[:, :, :5] = fill_gutters(np.ascontiguousarray(filled[:, :, :5]), weight.reshape(shape))
@@ -329,19 +338,31 @@ def _translucent_faces(surface: Surface, face: np.ndarray, alpha: np.ndarray, sa
     return mean < SEE_THROUGH
 
 
-def pack_textures(pixels: np.ndarray, mode: str, normals: np.ndarray | None = None) -> Textures:
-    """Quantise attributes float32 [T, T, 6] to glTF's two maps, and tangent-space normals [T, T, 3] to a third.
+@njit(cache=True, nogil=True, parallel=True)
+def _bytes(maps: np.ndarray) -> np.ndarray:
+    """Attributes, and normals behind them, float32 [T, T, 6 or 9] as uint8."""
+    out = np.empty(maps.shape, np.uint8)
+    for y in prange(maps.shape[0]):
+        for x in range(maps.shape[1]):
+            for c in range(6):
+                out[y, x, c] = np.uint8(255.0 * maps[y, x, c] + 0.5)
+            if maps.shape[2] > 6:
+                n = maps[y, x, 6:]
+                length = max(np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]), 1e-6)
+                for c in range(3):
+                    out[y, x, 6 + c] = np.uint8(127.5 * n[c] / length + 128.0)
+    return out
+
+
+def textures_of(texels: np.ndarray, mode: str) -> Textures:
+    """glTF's maps from uint8 [T, T, 6 or 9]: colour, metallic, roughness, alpha, and the tangent-space normal.
 
     Fully transparent texels keep their colour.
     """
-    quantised = (255.0 * pixels + 0.5).astype(np.uint8)
-    base = np.ascontiguousarray(quantised[:, :, [0, 1, 2, 5]])
+    base = np.ascontiguousarray(texels[:, :, [0, 1, 2, 5]])
     if mode == "OPAQUE":
         base[:, :, 3] = 255
-    surface = np.zeros((*quantised.shape[:2], 3), dtype=np.uint8)
-    surface[:, :, 1], surface[:, :, 2] = quantised[:, :, 4], quantised[:, :, 3]
-    if normals is None:
-        return Textures(base, surface, mode)
-    length = np.linalg.norm(normals, axis=2, keepdims=True)
-    unit = np.where(length > 1e-6, normals / np.maximum(length, 1e-6), np.array([0, 0, 1], np.float32))
-    return Textures(base, surface, mode, normal=(127.5 * unit + 128.0).astype(np.uint8))
+    surface = np.zeros((*texels.shape[:2], 3), dtype=np.uint8)
+    surface[:, :, 1], surface[:, :, 2] = texels[:, :, 4], texels[:, :, 3]
+    normal = np.ascontiguousarray(texels[:, :, 6:]) if texels.shape[2] > 6 else None
+    return Textures(base, surface, mode, normal=normal)
