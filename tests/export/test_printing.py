@@ -9,6 +9,7 @@ from pathlib import Path
 import lib3mf
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from tests.export.kept import ring_source
@@ -18,6 +19,7 @@ from trellis_app.export.formats import write_all
 from trellis_app.export.printing import print_model
 from trellis_app.export.source import ExportSource
 from trellis_app.settings import FileOptions, FinishOptions
+from trellis_app.types import DualGrid, OVoxel
 
 VOLUME = 2 * np.pi**2 * 0.3 * 0.12**2
 
@@ -96,6 +98,18 @@ def test_whatever_the_asset_is_the_print_is_closed(tmp_path: Path, shape: str) -
     assert mesh.is_watertight
     assert mesh.volume > 0
     assert mesh.extents.max() == pytest.approx(100.0)
+
+
+def test_a_tangle_that_few_faces_would_tear_gets_more(tmp_path: Path) -> None:
+    random = np.random.default_rng(18)
+    coords = np.argwhere(random.random((25, 25, 25)) < 0.65).astype(np.int32)
+    crossed, dual = random.random((len(coords), 3)) < 0.5, random.random((len(coords), 3), dtype=np.float32)
+    grid = DualGrid(torch.from_numpy(coords), torch.from_numpy(dual), torch.from_numpy(crossed), None, 25)
+    voxels = OVoxel(grid, torch.ones(len(coords), 6))
+    source = replace(ring_source(), voxels=voxels, finish=FinishOptions(faces=500))
+    write_all(source, tmp_path, "tangle", ("stl", "3mf"))
+    assert trimesh.load(tmp_path / "tangle.stl").is_watertight
+    assert read_3mf(tmp_path / "tangle.3mf")[0].is_watertight
 
 
 def test_a_watertight_asset_is_printed_as_it_is_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,9 +72,19 @@ def _closed(source: ExportSource, check: Check) -> tuple[Surface, np.ndarray]:
     if not len(closed.faces):
         raise EmptyAssetError("Nothing that can be printed was left.", "Try another seed or another picture.")
     check()
-    surface = simplify(closed, source.finish.faces, check=check).compacted()
+    surface = _simplified(closed, source.finish.faces, check)
     check()
     return surface, _colors_at(voxels, surface.vertices)
+
+
+def _simplified(closed: Surface, faces: int, check: Check) -> Surface:
+    """At most so many faces, or twice, four times .. as many where the surface would not stay closed with fewer."""
+    while faces < len(closed.faces):
+        surface = simplify(closed, faces, check=check).compacted()
+        if report(surface.vertices, surface.faces, weld=True).watertight:
+            return surface
+        faces *= 2
+    return closed.compacted()
 
 
 def _colors_at(voxels: OVoxel, points: np.ndarray) -> np.ndarray:
