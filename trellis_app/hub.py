@@ -96,7 +96,7 @@ def download(file: HubFile) -> Path:
     return path
 
 
-def explained(error: Exception, file: HubFile) -> TrellisError:
+def explained(error: BaseException, file: HubFile) -> TrellisError:
     """The sentences for what stopped a download."""
     from huggingface_hub import errors
 

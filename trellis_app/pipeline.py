@@ -107,7 +107,14 @@ class ImageTo3D:
         """Open the bundle and device that the settings name; raises BundleError or MachineError."""
         device = choose_device(settings.device)
         bundle = load_bundle(resolve_source(settings.bundle, device))
-        return cls(bundle, device, memory_budget_gb=settings.memory_budget_gb)
+        original = settings.original_encoders
+        return cls(
+            bundle,
+            device,
+            encoder=load_image_encoder(bundle, device, original=original),
+            matte=load_matte(bundle, device, original=original),
+            memory_budget_gb=settings.memory_budget_gb,
+        )
 
     def resolved(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the bundle's preset and samplers filled in; raises SettingsError for an unknown preset."""

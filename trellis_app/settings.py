@@ -149,6 +149,7 @@ class AppSettings:
     memory_budget_gb: float | None = None
     output_folder: Path = PROJECT_ROOT / "outputs"
     on_space: bool = False
+    original_encoders: bool = False  # the gated DINOv3 and RMBG-2.0 that the 4B bundle names, not their open twins
 
     def __post_init__(self) -> None:
         _check("The port", self.port, 0, 65_535)
@@ -157,7 +158,7 @@ class AppSettings:
 
 
 def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
-    """Read TRELLIS_HOST, _PORT, _BUNDLE, _DEVICE, _MEMORY_GB and _OUTPUT (and SPACE_ID of a Hugging Face Space)."""
+    """Read TRELLIS_HOST, _PORT, _BUNDLE, _DEVICE, _MEMORY_GB, _OUTPUT, _ORIGINAL_ENCODERS (and SPACE_ID of a Space)."""
     env = os.environ if environment is None else environment
     on_space = bool(env.get("SPACE_ID"))
     try:
@@ -175,4 +176,5 @@ def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
         memory_budget_gb=budget,
         output_folder=Path(env.get("TRELLIS_OUTPUT", str(PROJECT_ROOT / "outputs"))),
         on_space=on_space,
+        original_encoders=env.get("TRELLIS_ORIGINAL_ENCODERS", "0") not in ("", "0"),
     )

@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 
 from trellis_app.errors import BundleError, MachineError, PictureError
+from trellis_app.hub import HubFile, explained
 from trellis_app.image.cutout import Matte
 from trellis_app.image.features import normalised_pixels
 from trellis_app.models.matting import MattingUNet
 from trellis_app.weights import Bundle
+
+UNGATED = {"briaai/RMBG-2.0": "ZhengPeng7/BiRefNet"}  # of the same architecture, MIT licence
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,19 @@ class BiRefNetMatte:
         return Image.fromarray(alpha).resize(picture.size, Image.Resampling.BICUBIC)
 
 
-def load_matte(bundle: Bundle, device: torch.device) -> Matte:
-    """The remover that the bundle's pipeline.json names (`rembg_model`)."""
+def load_matte(bundle: Bundle, device: torch.device, *, original: bool = False) -> Matte:
+    """The remover that the bundle's pipeline.json names (`rembg_model`).
+
+    original: load RMBG-2.0, which is gated and not for commercial use, where that is named; otherwise its open twin.
+    """
     spec = bundle.config.rembg_model
     if spec is None:
         return NoMatte()
     if spec.name == "MattingUNet":
         return cast(MattingUNet, bundle.part(spec, device)).alpha
     if spec.name == "BiRefNet":
-        return BiRefNetMatte(_from_transformers(str(spec.args["model_name"])).to(device).eval())
+        name = str(spec.args["model_name"])
+        return BiRefNetMatte(_from_transformers(name if original else UNGATED.get(name, name)).to(device).eval())
     raise BundleError(
         f"The bundle {bundle.name} names an unknown background remover {spec.name!r}.",
         "Use MattingUNet or BiRefNet in its pipeline.json.",
@@ -69,8 +76,10 @@ def _from_transformers(name: str) -> torch.nn.Module:
     try:
         model: torch.nn.Module = AutoModelForImageSegmentation.from_pretrained(name, trust_remote_code=True)
     except (OSError, ImportError, ValueError) as error:
-        raise BundleError(
-            f"The background remover {name} could not be loaded ({type(error).__name__}).",
-            "Check the network and the licence of that model on the hub, or use pictures with transparency.",
-        ) from error
+        if isinstance(error, ImportError):
+            raise MachineError(
+                f"The background remover {name} needs more packages ({error}).",
+                "Run pip install -r requirements-cuda.txt, or use pictures with transparency.",
+            ) from error
+        raise explained(error.__cause__ or error, HubFile(name, "model.safetensors")) from error
     return model

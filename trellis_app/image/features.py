@@ -15,11 +15,14 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.errors import BundleError, MachineError
+from trellis_app.hub import HubFile, download, explained
+from trellis_app.image.dinov3 import load_timm_dinov3
 from trellis_app.models.image_encoder import MiniImageEncoder
 from trellis_app.weights import Bundle
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+UNGATED = {"facebook/dinov3-vitl16-pretrain-lvd1689m": "timm/vit_large_patch16_dinov3.lvd1689m"}  # the same weights
 
 
 class ImageEncoder(Protocol):
@@ -73,17 +76,27 @@ def normalised_pixels(
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def load_image_encoder(bundle: Bundle, device: torch.device) -> ImageEncoder:
-    """The encoder that the bundle's pipeline.json names (`image_cond_model`)."""
+def load_image_encoder(bundle: Bundle, device: torch.device, *, original: bool = False) -> ImageEncoder:
+    """The encoder that the bundle's pipeline.json names (`image_cond_model`).
+
+    original: load DINOv3 from the repository it names, which asks to accept its licence and to log in; otherwise the
+    same weights come from where they are not gated.
+    """
     part = bundle.config.image_cond_model
     if part.name == "MiniImageEncoder":
         return FixedSizeEncoder(cast(MiniImageEncoder, bundle.part(part, device)))
     if part.name == "DinoV3FeatureExtractor":
-        return Dinov3Encoder(_from_transformers(str(part.args["model_name"])).to(device).eval())
+        name = str(part.args["model_name"])
+        network = _from_transformers(name) if original or name not in UNGATED else _from_timm(UNGATED[name])
+        return Dinov3Encoder(network.requires_grad_(False).to(device).eval())
     raise BundleError(
         f"The bundle {bundle.name} names an unknown image encoder {part.name!r}.",
         "Use MiniImageEncoder or DinoV3FeatureExtractor in its pipeline.json.",
     )
+
+
+def _from_timm(repository: str) -> nn.Module:
+    return load_timm_dinov3(download(HubFile(repository, "model.safetensors")))
 
 
 def _layers(network: nn.Module) -> nn.ModuleList:
@@ -102,8 +115,5 @@ def _from_transformers(name: str) -> nn.Module:
     try:
         network: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32)
     except (OSError, ImportError, ValueError) as error:
-        raise BundleError(
-            f"The image encoder {name} could not be loaded ({type(error).__name__}).",
-            "Check the network, and accept its licence on the Hugging Face hub with the account you are logged in to.",
-        ) from error
-    return network.requires_grad_(False)
+        raise explained(error.__cause__ or error, HubFile(name, "model.safetensors")) from error
+    return network
