@@ -6,10 +6,10 @@ from trellis_app.mesh.health import HealthReport
 
 _FAULTS = {
     "boundary_loops": "Holes and open rims",
-    "non_manifold_edges": "Edges with more than two faces",
+    "non_manifold_edges": "Edges of three or more triangles",
     "non_manifold_vertices": "Points where surfaces only touch",
     "inconsistent_edges": "Neighbours facing opposite ways",
-    "self_intersections": "Faces that cross each other",
+    "self_intersections": "Self-intersections",
     "inner_shells": "Hidden inner shells",
 }
 _SHARES = {
@@ -23,9 +23,13 @@ def health_card(report: HealthReport | None) -> dict[str, object]:
     """Value of the card; what was not examined has no row."""
     if report is None:
         return {"state": "none", "title": "", "note": "", "rows": []}
-    state, title = report.verdict()
-    sentences = [sentence for sentence in report.sentences() if sentence.rstrip(".") != title.rstrip(".")]
-    return {"state": state, "title": title, "note": " ".join(sentences[:1]), "rows": _rows(report)}
+    state, _ = report.verdict()
+    return {"state": state, "title": _title(report), "note": report.sentences()[0], "rows": _rows(report)}
+
+
+def _title(report: HealthReport) -> str:
+    surface = "Watertight" if report.watertight else "Tangled surface" if report.non_manifold_edges else "Open surface"
+    return f"{surface}, {report.parts:,} piece{'' if report.parts == 1 else 's'}"
 
 
 def _rows(report: HealthReport) -> list[dict[str, str]]:
