@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ from trellis_app.progress import RunClock
 from trellis_app.residency import Residency, plan
 from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
-from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.sparse.tensor import SparseTensor, SpatialCache
 from trellis_app.types import (
     DualGrid,
     ImageFeatures,
@@ -73,12 +73,18 @@ class Run:
     request: GenerationRequest  # resolved: no None left
     preset: Preset
     features: Callable[[int], ImageFeatures]  # by picture side
-    random: torch.Generator
+    randoms: tuple[torch.Generator, ...]  # one for all samples, or one for each, which then equals its single run
     clock: RunClock
 
-    def noise(self, *shape: int) -> torch.Tensor:
-        """Standard normal float32, drawn on the CPU so that a seed means the same on every device."""
-        return torch.randn(*shape, generator=self.random)
+    def noise(self, lengths: Sequence[int], *shape: int) -> torch.Tensor:
+        """Standard normal float32 [sum of lengths, *shape], so many rows for each sample.
+
+        Drawn on the CPU so that a seed means the same on every device.
+        """
+        if len(self.randoms) == 1:
+            return torch.randn(sum(lengths), *shape, generator=self.randoms[0])
+        draws = zip(lengths, self.randoms, strict=True)
+        return torch.cat([torch.randn(length, *shape, generator=random) for length, random in draws])
 
 
 class ImageTo3D:
@@ -153,7 +159,7 @@ class ImageTo3D:
         with self._resident("sparse_structure_flow_model", StructureFlow) as flow:
             features = run.features(STRUCTURE_IMAGE_SIZE)
             picture = self._memories(flow, features)
-            noise = run.noise(len(features.tokens), flow.params.in_channels, *(3 * [flow.params.resolution]))
+            noise = run.noise([1] * len(features.tokens), flow.params.in_channels, *(3 * [flow.params.resolution]))
             latent = yield from self._sample(
                 lambda x, t, conditional: flow(x, t, picture[conditional]), noise, run, Stage.STRUCTURE
             )
@@ -183,7 +189,8 @@ class ImageTo3D:
         """Sample with the flow model of `size` and denormalise."""
         with self._resident(f"shape_slat_flow_model_{size}", LatentFlow) as flow:
             picture = self._memories(flow, run.features(image_side(size)))
-            noise = SparseTensor(run.noise(len(coords), flow.params.in_channels).to(coords.device), coords)
+            voxels = SpatialCache(coords)
+            noise = SparseTensor(run.noise(voxels.lengths, flow.params.in_channels).to(coords.device), coords, voxels)
             latent = yield from self._sample(
                 lambda x, t, conditional: flow(x, t, picture[conditional]), noise, run, Stage.SHAPE
             )
@@ -196,7 +203,7 @@ class ImageTo3D:
         with self._resident(f"tex_slat_flow_model_{size}", LatentFlow) as flow:
             picture = self._memories(flow, run.features(image_side(size)))
             channels = flow.params.in_channels - concat.feats.shape[1]
-            noise = concat.replace(run.noise(len(concat.feats), channels).to(concat.feats.device))
+            noise = concat.replace(run.noise(concat.lengths, channels).to(concat.feats.device))
             latent = yield from self._sample(
                 lambda x, t, conditional: flow(x, t, picture[conditional], concat), noise, run, Stage.MATERIAL
             )
@@ -290,7 +297,7 @@ class ImageTo3D:
             request=request,
             preset=self.bundle.presets[request.preset],
             features=features,
-            random=torch.Generator().manual_seed(request.seed),
+            randoms=(torch.Generator().manual_seed(request.seed),),
             clock=clock,
         )
 
@@ -300,13 +307,14 @@ class ImageTo3D:
 
     def _attempts(self, run: Run) -> Iterator[Attempt]:
         """One attempt at a stage; a second one with a smaller memory plan where the GPU ran out of memory."""
-        state = run.random.get_state()
+        states = [random.get_state() for random in run.randoms]
         first = Attempt(final=not self._residency.can_shrink)
         yield first
         if first.failed:
             LOG.warning("the GPU ran out of memory; this stage is tried again with less of the model on it")
             self._residency.shrink()
-            run.random.set_state(state)
+            for random, state in zip(run.randoms, states, strict=True):
+                random.set_state(state)
             yield Attempt(final=True)
 
     def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
@@ -375,13 +383,13 @@ def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -
     """Latent voxels of a cascade's fine pass, and the resolution it really gets.
 
     voxels: int32 [M, 4] on the grid of side `low`. The resolution starts at `high` and falls by 128 until there are
-    fewer than `max_tokens` latent voxels, never below 1024 (spec/models.md 5.1).
+    fewer than `max_tokens` latent voxels in each batch item, never below 1024 (spec/models.md 5.1).
     """
     position = (voxels[:, 1:].float() + 0.5) / low
     while True:
         cells = (position * (high // LATENT_FACTOR)).int()
         coords = torch.unique(torch.cat([voxels[:, :1], cells], dim=1), dim=0)
-        if len(coords) < max_tokens or high <= CASCADE_FLOOR:
+        if int(torch.bincount(coords[:, 0]).max()) < max_tokens or high <= CASCADE_FLOOR:
             return coords, high
         high -= CASCADE_STEP
 

@@ -13,6 +13,7 @@ from torch.nn.attention.varlen import varlen_attn
 from trellis_app.sparse.packing import Packing
 
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
+_ALONE = 2048  # rows from which an item of its own fills the GPU, where cuDNN's kernel beats the packed one
 _FASTEST_FIRST = [
     SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH
 ]  # fmt: skip
@@ -62,7 +63,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packing, 
         return torch.zeros_like(q)
     if queries.uniform and keys.uniform:
         return _uniform(q, k, v, len(queries.lengths))
-    if q.is_cuda:
+    if q.is_cuda and (torch.is_grad_enabled() or queries.longest < _ALONE):
         if q.dtype in _FLASH_DTYPES and torch.cuda.get_device_capability(q.device) >= (8, 0):
             return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)  # type: ignore[return-value]
         return _padded(q, k, v, queries, keys)
