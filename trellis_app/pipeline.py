@@ -389,7 +389,7 @@ def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -
     while True:
         cells = (position * (high // LATENT_FACTOR)).int()
         coords = torch.unique(torch.cat([voxels[:, :1], cells], dim=1), dim=0)
-        if int(torch.bincount(coords[:, 0]).max()) < max_tokens or high <= CASCADE_FLOOR:
+        if int(torch.bincount(coords[:, 0], minlength=1).max()) < max_tokens or high <= CASCADE_FLOOR:
             return coords, high
         high -= CASCADE_STEP
 
