@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from trellis_app.mesh.intersections import self_intersections
-from trellis_app.mesh.orient import HIDDEN, open_sides
+from trellis_app.mesh.orient import HIDDEN
+from trellis_app.mesh.sides import open_sides
 from trellis_app.mesh.surface import Edges, Surface, components, edge_table, find_root, split_corners, weld_vertices
 from trellis_app.mesh.texel_use import texel_use
 

@@ -9,18 +9,17 @@ and partition walls: they are dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.air import open_air
-from trellis_app.mesh.lattice import Crossings
-from trellis_app.mesh.surface import Edges, Surface, edge_table, face_cross
+from trellis_app.mesh.sides import Sides, open_sides
+from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_cross, find_root
 from trellis_app.progress import Check, go_on
 
-SKY, PARITY = 0.5, 0.02  # weight of a free line, and of an even number of faces on it, where air is on both sides
 HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
+REGION = 150  # lattice crossings that a region of a patch needs to be turned by itself
+SURE = 4  # weight of a crossing with air on one side over one with air on both
+ROUNDS = 12  # of spreading wishes to neighbours
 
 
 @njit(cache=True, nogil=True)
@@ -86,73 +85,91 @@ def turned(surface: Surface, turn: np.ndarray) -> Surface:
     return Surface(surface.vertices, faces)
 
 
-@dataclass(frozen=True)
-class Sides:
-    """What the open air reaches of each face."""
-
-    vote: np.ndarray  # float64 [F] positive: its front, negative: its back
-    crossed: np.ndarray  # int32 [F] lattice edges that cross the face
-    reached: np.ndarray  # int32 [F] how many of these have open air at one end at least
-    outward: np.ndarray  # int32 [F] how many have it at the front only
-    inward: np.ndarray  # int32 [F] how many have it at the back only
+def hidden_faces(label: np.ndarray, sides: Sides) -> np.ndarray:
+    """Faces bool [F] of the patches or parts (label int [F]) that the open air hardly reaches; none if all are."""
+    crossed, reached = np.bincount(label, weights=sides.crossed), np.bincount(label, weights=sides.reached)
+    hidden = (reached < HIDDEN * crossed)[label]
+    return np.zeros_like(hidden) if hidden.all() else hidden
 
 
-def open_sides(surface: Surface, *, voxel: float, check: Check = go_on) -> Sides:
-    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
-    air = open_air(surface, voxel=voxel, check=check)
-    count = len(surface.faces)
-    vote = np.zeros(count)
-    crossed, reached, outward, inward = (np.zeros(count, np.int64) for _ in range(4))
-    for one in air.along:
-        low = one.first & air.open(one.point)
-        high = one.last & air.open(one.point + air.lattice.strides[one.axis])
-        vote += np.bincount(one.face, weights=_votes(one, low, high), minlength=count)
-        crossed += np.bincount(one.face, minlength=count)
-        reached += np.bincount(one.face[low | high], minlength=count)
-        outward += np.bincount(one.face[(low ^ high) & (high == one.rising)], minlength=count)
-        inward += np.bincount(one.face[(low ^ high) & (low == one.rising)], minlength=count)
-        check()
-    return Sides(vote, crossed, reached, outward, inward)
+def outward(surface: Surface, edges: Edges, sides: Sides) -> np.ndarray:
+    """Faces to turn, bool [F], so that they face the open air: one winding a patch, the one its faces vote for.
 
-
-def _votes(one: Crossings, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Vote of each crossing for the front of its face; low, high: whether the open air is at its ends."""
-    up = high.astype(np.float64) - low
-    both = low & high
-    sky = (one.above == 0).astype(np.float64) - (one.below == 0)
-    parity = (one.above % 2 == 0).astype(np.float64) - (one.below % 2 == 0)
-    up[both] = SKY * sky[both] + PARITY * parity[both]
-    return np.where(one.rising, up, -up)
-
-
-def visible_faces(surface: Surface, *, voxel: float, check: Check = go_on) -> tuple[Surface, np.ndarray]:
-    """(the surface without hidden patches, vote float64 [F] of each face that is left).
-
-    A vote is positive where the open air is at a face's front, negative where at its back. Patches that the open air
-    hardly reaches are dropped; if everything is hidden, nothing is.
+    Open sheets, seen from both sides alike, keep one consistent winding. A decoder sometimes joins the outside of one
+    wall to the inside of another; where a large region of a patch then faces away from the air, it is turned by itself.
     """
-    if not len(surface.faces):
-        return surface, np.zeros(0)
-    sides = open_sides(surface, voxel=voxel, check=check)
-    patch, _ = patches_by_winding(surface, edge_table(surface))
-    crossed, reached = np.bincount(patch, weights=sides.crossed), np.bincount(patch, weights=sides.reached)
-    hidden = reached < HIDDEN * crossed
-    seen = ~hidden[patch]
-    return (surface.keep_faces(seen), sides.vote[seen]) if seen.any() else (surface, sides.vote)
+    patch, turn = patches_by_winding(surface, edges)
+    total = np.bincount(patch, weights=np.where(turn, -sides.vote, sides.vote))
+    turn = turn ^ (total < 0)[patch]
+    wish = np.where(turn, sides.inward - sides.outward, sides.outward - sides.inward)
+    if -wish[wish < 0].sum() < REGION:
+        return turn
+    two = edges.start[:-1][edges.counts == 2]
+    first, second = edges.halves[two] // 3, edges.halves[two + 1] // 3
+    return turn ^ _opposed_regions(first, second, wish.astype(np.int32))
 
 
-def wind_by_votes(surface: Surface, vote: np.ndarray) -> Surface:
-    """One winding for each patch of the surface, the one that the votes of its faces prefer.
+@njit(cache=True, nogil=True)
+def _opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) -> np.ndarray:
+    """Faces of connected regions that mostly wish to be turned (wish < 0), by at least REGION crossings; bool [F].
 
-    Open sheets, seen from both sides alike, keep one consistent winding.
+    first, second: the two faces of every manifold edge. Wishes are spread to neighbours first, in ROUNDS rounds.
     """
+    count = len(wish)
+    mark = np.sign(wish).astype(np.int32)
+    for _ in range(ROUNDS):
+        score = 2 * wish
+        for i in range(len(first)):
+            score[first[i]] += mark[second[i]]
+            score[second[i]] += mark[first[i]]
+        for f in range(count):
+            if score[f] != 0:
+                mark[f] = 1 if score[f] > 0 else -1
+    parent = np.arange(count)
+    for i in range(len(first)):
+        if mark[first[i]] < 0 and mark[second[i]] < 0:
+            a, b = find_root(parent, first[i]), find_root(parent, second[i])
+            parent[max(a, b)] = min(a, b)
+    total = np.zeros(count, np.int64)
+    for f in range(count):
+        total[find_root(parent, f)] -= wish[f]
+    turn = np.zeros(count, np.bool_)
+    for f in range(count):
+        turn[f] = mark[f] < 0 and total[find_root(parent, f)] >= REGION
+    return turn
+
+
+def settled(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
+    """The parts of a cut, consistently wound surface that the air reaches: closed ones with positive volume, open ones
+    as they are seen best."""
     if not len(surface.faces):
         return surface
-    patch, turn = patches_by_winding(surface, edge_table(surface))
-    total = np.bincount(patch, weights=np.where(turn, -vote, vote))
-    return turned(surface, turn ^ (total < 0)[patch])
+    sides = open_sides(surface, voxel=voxel, check=check)
+    edges = edge_table(surface)
+    part = components(surface, edges)
+    hidden = hidden_faces(part, sides)
+    closed = np.ones(int(part.max()) + 1, dtype=bool)
+    closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
+    inverted = np.where(
+        closed,
+        _volumes(surface, part) < 0,
+        np.bincount(part, weights=SURE * (sides.outward - sides.inward) + sides.vote) < 0,
+    )
+    return turned(surface, inverted[part]).keep_faces(~hidden) if hidden.any() else turned(surface, inverted[part])
+
+
+def _volumes(surface: Surface, part: np.ndarray) -> np.ndarray:
+    """Signed volume of each part, float64 [P]; meaningful where it is closed."""
+    middle = surface.vertices.mean(axis=0, dtype=np.float64)
+    a, b, c = ((surface.vertices[surface.faces[:, k]] - middle) for k in range(3))
+    return np.bincount(part, weights=np.einsum("ij,ij->i", a, np.cross(b, c)))
 
 
 def orient_outward(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     """Drop hidden patches and wind the rest consistently and outward."""
-    return wind_by_votes(*visible_faces(surface, voxel=voxel, check=check))
+    if not len(surface.faces):
+        return surface
+    sides = open_sides(surface, voxel=voxel, check=check)
+    seen = ~hidden_faces(patches_by_winding(surface, edge_table(surface))[0], sides)
+    surface, sides = surface.keep_faces(seen), sides.picked(seen)
+    return turned(surface, outward(surface, edge_table(surface), sides))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.orient import visible_faces, wind_by_votes
+from trellis_app.mesh.orient import hidden_faces, outward, patches_by_winding, settled, turned
+from trellis_app.mesh.sides import Sides, open_sides
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
@@ -22,6 +23,7 @@ from trellis_app.progress import Check, go_on
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
 CRUMB, FIN, HOLE, APART = 12.0, 5.0, 24.0, 0.02
+SETTLING = 4  # times that parts are looked at again while many of them turn out to be hidden
 
 
 def clean(surface: Surface) -> Surface:
@@ -300,14 +302,12 @@ def _hole_loops(following: np.ndarray, blocked: np.ndarray) -> np.ndarray:
     return loop
 
 
-def fins(surface: Surface, maximum_area: float) -> np.ndarray:
+def fins(surface: Surface, edges: Edges, patch: np.ndarray, maximum_area: float) -> np.ndarray:
     """Mask bool [F] of small patches that hang on an edge where other faces already meet.
 
     A patch is connected across manifold edges; it is a fin if it is smaller than `maximum_area` and touches an edge
     with more than two faces. Stray quads of a decoder are of this kind.
     """
-    edges = edge_table(surface)
-    patch = components(surface, edges)
     area = np.bincount(patch, weights=0.5 * np.linalg.norm(face_cross(surface), axis=1))
     hangs = np.zeros(len(area), dtype=bool)
     hangs[patch[(edges.counts[edges.of_half] > 2).reshape(-1, 3).any(axis=1)]] = True
@@ -321,18 +321,36 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     than a few voxel faces, no fins, no inner shells, holes of a few voxels closed.
     """
     surface = clean(surface)
+    if not len(surface.faces):
+        return surface
     check()
     area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
-    crumb = min(CRUMB * voxel**2, 0.01 * area)
+    crumb, fin = min(CRUMB * voxel**2, 0.01 * area), min(FIN * voxel**2, 0.01 * area)
     surface = remove_small_components(surface, crumb)
     check()
-    surface, vote = visible_faces(surface, voxel=voxel, check=check)
-    keep = ~fins(surface, min(FIN * voxel**2, 0.01 * area))
+    sides = open_sides(surface, voxel=voxel, check=check)
+    surface, sides = _without(hidden_faces(patches_by_winding(surface, edge_table(surface))[0], sides), surface, sides)
     check()
-    if 2 * keep.sum() > len(keep):
-        surface, vote = surface.keep_faces(keep), vote[keep]
-    surface = fill_holes(wind_by_votes(surface, vote), HOLE * voxel, bow_ties=True)
+    edges = edge_table(surface)
+    loose = fins(surface, edges, components(surface, edges), fin)
+    if 2 * loose.sum() < len(loose) and loose.any():
+        surface, sides = _without(loose, surface, sides)
+        edges = edge_table(surface)
     check()
-    surface = remove_small_components(separate(surface, apart=APART * voxel), crumb)
+    turn = outward(surface, edges, sides)
+    wound = turned(surface, turn)
+    surface = fill_holes(wound, HOLE * voxel, bow_ties=True)
     check()
-    return fill_holes(surface, HOLE * voxel).compacted()
+    surface = fill_holes(separate(surface, apart=APART * voxel), HOLE * voxel)
+    check()
+    for _ in range(SETTLING if len(surface.vertices) > len(wound.compacted().vertices) else 0):
+        before = len(surface.faces)
+        surface = remove_small_components(settled(surface, voxel=voxel, check=check), crumb)
+        check()
+        if before - len(surface.faces) <= before // 1000:
+            break
+    return surface.compacted()
+
+
+def _without(drop: np.ndarray, surface: Surface, sides: Sides) -> tuple[Surface, Sides]:
+    return (surface.keep_faces(~drop), sides.picked(~drop)) if drop.any() else (surface, sides)

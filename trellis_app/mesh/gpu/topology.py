@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from trellis_app.types import Mesh
-
 
 @dataclass(frozen=True)
 class EdgeTable:
@@ -82,52 +80,6 @@ def parts(edges: EdgeTable, face_count: int) -> tuple[torch.Tensor, int]:
     inner[edges.start[:-1]] = False
     at = inner.nonzero()[:, 0]
     return numbered(connected(face_count, edges.halves[at - 1] // 3, edges.halves[at] // 3))
-
-
-def patches(mesh: Mesh, edges: EdgeTable) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """(patch of each face, how many, turn bool [F]): turning the marked faces winds each patch consistently.
-
-    Patches are connected across edges with two faces. Where no consistent winding exists (a Moebius band), the sharpest
-    edges stay inconsistent: windings follow the spanning forest of the flattest edges (Boruvka's algorithm).
-    """
-    corner, count = mesh.faces.reshape(-1), len(mesh.faces)
-    first, second = edges.pairs()
-    a, b = first // 3, second // 3
-    flip = corner[first] == corner[second]
-    unit = _units(mesh)
-    flatness = (unit[a] * unit[b]).sum(dim=1).abs()
-    key = (((1 - flatness.clamp(0, 1)) * 1024).round().long() << 32) | torch.arange(len(a), device=a.device)
-    parent = torch.arange(count, device=corner.device)
-    odd = torch.zeros(count, dtype=torch.bool, device=corner.device)  # parity towards the parent
-    while len(a):
-        best = torch.full((count,), torch.iinfo(torch.int64).max, device=key.device)
-        best.scatter_reduce_(0, a, key, "amin").scatter_reduce_(0, b, key, "amin")
-        for mine, other in ((a, b), (b, a)):
-            wins = best[mine] == key
-            wins &= (best[other] != key) | (mine > other)  # of two that chose each other the lower one stays
-            parent[mine[wins]], odd[mine[wins]] = other[wins], flip[wins]
-        while True:
-            shorter = parent[parent]
-            if torch.equal(shorter, parent):
-                break
-            odd ^= odd[parent]
-            parent = shorter
-        flip = flip ^ odd[a] ^ odd[b]
-        a, b = parent[a], parent[b]
-        apart = a != b
-        a, b, flip, key = a[apart], b[apart], flip[apart], key[apart]
-    lowest = torch.full_like(parent, count).scatter_reduce_(
-        0, parent, torch.arange(count, device=parent.device), "amin"
-    )
-    first_face = lowest[parent]
-    patch, patch_count = numbered(first_face)
-    return patch, patch_count, odd ^ odd[first_face]
-
-
-def _units(mesh: Mesh) -> torch.Tensor:
-    """Unit normals of the faces, float32 [F, 3]; zero where a face has no area."""
-    a, b, c = (mesh.vertices[mesh.faces[:, k].long()] for k in range(3))
-    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
 
 
 def sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,0 +1,156 @@
+"""Winding and hidden faces, as mesh/orient.py, in torch: patches, the air they face, and what it does not reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from trellis_app.mesh.gpu.air import open_air
+from trellis_app.mesh.gpu.topology import EdgeTable, connected, edge_table, numbered, parts, sums, turned
+from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SURE
+from trellis_app.mesh.sides import PARITY, SKY
+from trellis_app.progress import Check, go_on
+from trellis_app.types import Mesh
+
+_VOTE = 100  # votes are summed as integers: steps in a vote
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the open air reaches of each face; as in mesh/sides.py."""
+
+    vote: torch.Tensor  # int64 [F] positive: its front, negative: its back
+    crossed: torch.Tensor  # int64 [F] lattice edges that cross the face
+    reached: torch.Tensor  # int64 [F] how many of these have open air at one end at least
+    outward: torch.Tensor  # int64 [F] how many have it at the front only, less those that have it at the back only
+
+    def picked(self, keep: torch.Tensor) -> Sides:
+        """Of the faces selected by a mask."""
+        return Sides(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+
+def open_sides(mesh: Mesh, *, voxel: float, check: Check = go_on) -> Sides:
+    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
+    air = open_air(mesh, voxel=voxel, check=check)
+    count = len(mesh.faces)
+    vote, crossed, reached, outward = (
+        torch.zeros(count, dtype=torch.int64, device=mesh.faces.device) for _ in range(4)
+    )
+    for one in air.along:
+        lower = one.lower(air.lattice.shape)
+        first, last = one.ends()
+        low = first & air.open(lower)
+        high = last & air.open(lower + air.lattice.strides[one.axis])
+        before, behind = one.ranks(air.lattice.shape[one.axis])
+        sky = (behind == 0).long() - (before == 0).long()
+        parity = (behind % 2 == 0).long() - (before % 2 == 0).long()
+        sure = torch.where(one.rising, 1, -1) * (high.long() - low.long())
+        weak = torch.where(one.rising, 1, -1) * (int(SKY * _VOTE) * sky + int(PARITY * _VOTE) * parity)
+        face = one.face.long()
+        vote.index_add_(0, face, torch.where(low & high, weak, _VOTE * sure))
+        crossed.index_add_(0, face, torch.ones_like(face))
+        reached.index_add_(0, face, (low | high).long())
+        outward.index_add_(0, face, sure)
+        check()
+    return Sides(vote, crossed, reached, outward)
+
+
+def patches(mesh: Mesh, edges: EdgeTable) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """(patch of each face, how many, turn bool [F]): turning the marked faces winds each patch consistently.
+
+    Patches are connected across edges with two faces. Where no consistent winding exists (a Moebius band), the sharpest
+    edges stay inconsistent: windings follow the spanning forest of the flattest edges (Boruvka's algorithm).
+    """
+    corner, count = mesh.faces.reshape(-1), len(mesh.faces)
+    first, second = edges.pairs()
+    a, b = first // 3, second // 3
+    flip = corner[first] == corner[second]
+    unit = _units(mesh)
+    flatness = (unit[a] * unit[b]).sum(dim=1).abs()
+    key = (((1 - flatness.clamp(0, 1)) * 1024).round().long() << 32) | torch.arange(len(a), device=a.device)
+    parent = torch.arange(count, device=corner.device)
+    odd = torch.zeros(count, dtype=torch.bool, device=corner.device)  # parity towards the parent
+    while len(a):
+        best = torch.full((count,), torch.iinfo(torch.int64).max, device=key.device)
+        best.scatter_reduce_(0, a, key, "amin").scatter_reduce_(0, b, key, "amin")
+        for mine, other in ((a, b), (b, a)):
+            wins = best[mine] == key
+            wins &= (best[other] != key) | (mine > other)  # of two that chose each other the lower one stays
+            parent[mine[wins]], odd[mine[wins]] = other[wins], flip[wins]
+        while True:
+            shorter = parent[parent]
+            if torch.equal(shorter, parent):
+                break
+            odd ^= odd[parent]
+            parent = shorter
+        flip = flip ^ odd[a] ^ odd[b]
+        a, b = parent[a], parent[b]
+        apart = a != b
+        a, b, flip, key = a[apart], b[apart], flip[apart], key[apart]
+    lowest = torch.full_like(parent, count).scatter_reduce_(
+        0, parent, torch.arange(count, device=parent.device), "amin"
+    )
+    first_face = lowest[parent]
+    patch, patch_count = numbered(first_face)
+    return patch, patch_count, odd ^ odd[first_face]
+
+
+def _units(mesh: Mesh) -> torch.Tensor:
+    """Unit normals of the faces, float32 [F, 3]; zero where a face has no area."""
+    a, b, c = (mesh.vertices[mesh.faces[:, k].long()] for k in range(3))
+    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
+
+
+def hidden_faces(label: torch.Tensor, count: int, sides: Sides) -> torch.Tensor:
+    """Faces bool [F] of the patches or parts (label [F] below count) that the air hardly reaches; none if all are."""
+    hidden = (sums(sides.reached, label, count) < HIDDEN * sums(sides.crossed, label, count))[label]
+    return torch.zeros_like(hidden) if bool(hidden.all()) else hidden
+
+
+def outward(mesh: Mesh, edges: EdgeTable, sides: Sides) -> torch.Tensor:
+    """Faces to turn, bool [F], so that they face the open air; as in mesh/orient.py."""
+    patch, count, turn = patches(mesh, edges)
+    turn = turn ^ (sums(torch.where(turn, -sides.vote, sides.vote), patch, count) < 0)[patch]
+    wish = torch.where(turn, -sides.outward, sides.outward)
+    if int(-wish.clamp_max(0).sum()) < REGION:
+        return turn
+    first, second = edges.pairs()
+    return turn ^ _opposed_regions(first // 3, second // 3, wish)
+
+
+def _opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tensor) -> torch.Tensor:
+    """Faces of connected regions that mostly wish to be turned (wish < 0), by at least REGION crossings; bool [F]."""
+    count = len(wish)
+    mark = torch.sign(wish)
+    for _ in range(ROUNDS):
+        score = 2 * wish
+        score.index_add_(0, first, mark[second]).index_add_(0, second, mark[first])
+        mark = torch.where(score == 0, mark, torch.sign(score))
+    against = (mark[first] < 0) & (mark[second] < 0)
+    region = connected(count, first[against], second[against])
+    return (mark < 0) & (sums(-wish, region, count) >= REGION)[region]
+
+
+def settled(mesh: Mesh, edges: EdgeTable, *, voxel: float, check: Check = go_on) -> tuple[Mesh, EdgeTable]:
+    """The parts that the air reaches: closed ones with positive volume, open ones as they are seen best."""
+    if not len(mesh.faces):
+        return mesh, edges
+    sides = open_sides(mesh, voxel=voxel, check=check)
+    part, count = parts(edges, len(mesh.faces))
+    hidden = hidden_faces(part, count, sides)
+    closed = torch.ones(count, dtype=torch.bool, device=part.device)
+    closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
+    seen = sums(SURE * _VOTE * sides.outward + sides.vote, part, count) < 0
+    turn = torch.where(closed, _volumes(mesh, part, count, voxel) < 0, seen)[part]
+    faces = turned(mesh.faces, turn)
+    mesh = Mesh(mesh.vertices, faces[~hidden] if bool(hidden.any()) else faces)
+    return mesh, edge_table(mesh.faces, len(mesh.vertices))
+
+
+def _volumes(mesh: Mesh, part: torch.Tensor, count: int, voxel: float) -> torch.Tensor:
+    """Signed volume of each part in fine integer steps, int64 [parts]; meaningful where it is closed."""
+    middle = mesh.vertices.double().mean(dim=0)
+    a, b, c = (mesh.vertices[mesh.faces[:, k].long()].double() - middle for k in range(3))
+    volume = (a * torch.linalg.cross(b, c)).sum(dim=1)
+    return sums((volume * (2.0**20 / voxel**3)).round(), part, count)

@@ -1,0 +1,193 @@
+"""The promises of the surface modes, counted over many surfaces: real objects, golden meshes, random voxel sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trellis_app.mesh.health import report
+from trellis_app.mesh.lattice import crossings, lattice_around
+from trellis_app.mesh.modes import prepare_surface
+from trellis_app.mesh.orient import HIDDEN
+from trellis_app.mesh.sides import open_sides
+from trellis_app.mesh.surface import Surface, components, edge_table
+from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
+from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
+from trellis_app.types import DualGrid, Mesh
+
+KINDS = ("noise", "sheets", "tubes", "shells", "single voxels")
+_DOUBLED = 0.25  # voxels between two walls that face the same way: one wall too many
+
+
+@dataclass(frozen=True)
+class Case:
+    """A surface to prepare."""
+
+    name: str
+    surface: Surface
+    voxel: float  # world units
+
+
+def decoded_case(name: str, grid: DualGrid) -> Case:
+    """The surface of a dual grid."""
+    mesh = dual_grid_to_mesh(grid)
+    return Case(name, Surface(mesh.vertices.numpy(), mesh.faces.numpy()), 1.0 / grid.resolution)
+
+
+def object_case(name: str, vertices: np.ndarray, faces: np.ndarray, resolution: int) -> Case:
+    """A mesh within the unit box, turned into O-Voxel and decoded."""
+    mesh = Mesh(torch.from_numpy(np.ascontiguousarray(vertices, np.float32)), torch.from_numpy(faces.astype(np.int32)))
+    return decoded_case(name, mesh_to_dual_grid(mesh, resolution))
+
+
+def random_cases(count: int, *, seed: int = 0) -> Iterator[Case]:
+    """Random voxel sets of every kind in turn."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        kind = KINDS[i % len(KINDS)]
+        yield decoded_case(f"{kind} {i}", _random_grid(kind, rng))
+
+
+def _random_grid(kind: str, rng: np.random.Generator) -> DualGrid:
+    """Voxels of a random set with random dual vertices; flags where the set's own field changes sign, or at random."""
+    side = int(rng.integers(8, 40))
+    axis = np.arange(side + 1) - side / 2
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    bend = rng.normal(size=3)
+    if kind == "noise":
+        coords = np.argwhere(rng.random((side,) * 3) < rng.uniform(0.05, 0.9))
+        return _grid(coords, rng.random((len(coords), 3)) < rng.uniform(0.2, 1.0), side, rng)
+    if kind == "single voxels":
+        corner = rng.integers(1, side - 2, size=(int(rng.integers(1, 6)), 3))
+        coords = np.unique((corner[:, None] + np.argwhere(np.ones((2, 2, 2)))).reshape(-1, 3), axis=0)
+        return _grid(coords, rng.random((len(coords), 3)) < rng.uniform(0.3, 1.0), side, rng)
+    if kind == "sheets":
+        field = np.sin(0.3 * x + bend[0]) * 2 + np.sin(0.2 * y + bend[1]) * 2 + z - bend[2]
+        field = np.where(np.hypot(x, y) < side * rng.uniform(0.2, 0.5), field, 1e3 * np.sign(field) + field)
+        return _level_set(field, side, rng, cut=np.hypot(x, y) > 0.4 * side)
+    if kind == "tubes":
+        radius = rng.uniform(0.6, side / 5)
+        field = np.hypot(x - 3 * np.sin(0.2 * z + bend[0]), y - 3 * np.cos(0.25 * z + bend[1])) - radius
+        return _level_set(field, side, rng, cut=np.abs(z) > 0.4 * side)
+    radii = np.sort(rng.uniform(1.5, 0.45 * side, size=int(rng.integers(2, 4))))
+    distance = np.sqrt(x * x + y * y + z * z)
+    field = np.min([np.abs(distance - r) - 0.3 for r in radii], axis=0) if rng.random() < 0.5 else np.prod(
+        [distance - r for r in radii], axis=0
+    )  # fmt: skip
+    return _level_set(field, side, rng)
+
+
+def _level_set(field: np.ndarray, side: int, rng: np.random.Generator, cut: np.ndarray | None = None) -> DualGrid:
+    """The dual grid of a field's sign changes; some voxels are lost, and all that touch the points in `cut`."""
+    inside = field < 0
+    mixed = np.zeros((side,) * 3, bool)
+    corners = [inside[i : side + i, j : side + j, k : side + k] for i in range(2) for j in range(2) for k in range(2)]
+    mixed = np.any(corners, axis=0) & ~np.all(corners, axis=0)
+    if cut is not None:
+        mixed &= ~cut[:-1, :-1, :-1]
+    mixed &= rng.random(mixed.shape) >= rng.choice([0.0, 0.0, 0.02])
+    coords = np.argwhere(mixed)
+    flags = np.zeros((len(coords), 3), bool)
+    for axis in range(3):
+        far = coords + 1
+        near = far.copy()
+        near[:, axis] -= 1
+        flags[:, axis] = inside[tuple(near.T)] != inside[tuple(far.T)]
+    return _grid(coords, flags, side, rng)
+
+
+def _grid(coords: np.ndarray, flags: np.ndarray, side: int, rng: np.random.Generator) -> DualGrid:
+    dual = rng.uniform(*((-0.5, 1.5) if rng.random() < 0.3 else (0.1, 0.9)), size=(len(coords), 3))
+    return DualGrid(
+        torch.from_numpy(coords.astype(np.int32).reshape(-1, 3)), torch.from_numpy(dual.astype(np.float32)),
+        torch.from_numpy(flags), None, side,
+    )  # fmt: skip
+
+
+def violations(surface: Surface, mode: str, voxel: float) -> dict[str, int]:
+    """Broken promises of a prepared surface by name; only those that are broken."""
+    found = {"empty": int(not len(surface.faces))}
+    if found["empty"]:
+        return found
+    health, welded = (report(surface.vertices, surface.faces, weld=weld) for weld in (False, True))
+    found["degenerate faces"] = int((np.diff(np.sort(surface.faces, axis=1), axis=1) == 0).any(axis=1).sum())
+    found["bad vertices"] = int((~np.isfinite(surface.vertices)).any(axis=1).sum())
+    if mode == "decoded":
+        return {name: count for name, count in found.items() if count}
+    found["non-manifold edges"] = max(health.non_manifold_edges, welded.non_manifold_edges)
+    found["non-manifold vertices"] = health.non_manifold_vertices
+    found["inconsistent edges"] = health.inconsistent_edges
+    found["inverted closed parts"] = _inverted(surface)
+    if mode == "watertight":
+        found["open"] = int(not (health.watertight and welded.watertight))
+        found["touching vertices"] = welded.non_manifold_vertices
+    else:
+        found |= _single_violations(surface, voxel)
+    return {name: count for name, count in found.items() if count}
+
+
+def _inverted(surface: Surface) -> int:
+    """Closed parts with negative volume."""
+    part = components(surface, edge_table(surface))
+    corners = surface.vertices.astype(np.float64)[surface.faces]
+    corners -= corners.reshape(-1, 3).mean(axis=0)
+    volume = np.bincount(part, np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
+    return int((~_open(surface, part) & (volume < -1e-12)).sum())
+
+
+def _open(surface: Surface, part: np.ndarray) -> np.ndarray:
+    """Parts with a border, bool [P]."""
+    edges = edge_table(surface)
+    border = edges.halves[edges.start[:-1][edges.counts == 1]] // 3
+    return np.bincount(part[border], minlength=int(part.max()) + 1) > 0
+
+
+def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
+    """Flipped parts, inner shells and doubled walls."""
+    part = components(surface, edge_table(surface))
+    sides = open_sides(surface, voxel=voxel)
+    inward, outward, crossed, reached = (
+        np.bincount(part, weights=values) for values in (sides.inward, sides.outward, sides.crossed, sides.reached)
+    )
+    doubled = np.zeros(len(surface.faces), np.int64)
+    for one in crossings(surface, lattice_around(surface.vertices, voxel)):
+        height = one.lower + one.depth.astype(np.float64)
+        close = (one.below[1:] > 0) & (np.diff(height) < _DOUBLED) & (one.rising[1:] == one.rising[:-1])
+        for face in (one.face[1:][close], one.face[:-1][close]):
+            doubled += np.bincount(face, minlength=len(doubled))
+    return {
+        "flipped parts": int((_open(surface, part) & (inward > 1.2 * outward + 3)).sum()),
+        "inner shells": int((reached < HIDDEN * crossed).sum()),
+        "doubled walls": int((np.bincount(part, weights=doubled) > 0.5 * crossed + 3).sum()),
+    }
+
+
+def survey(cases: Iterator[Case], modes: tuple[str, ...], note: Callable[[str], None]) -> dict[str, object]:
+    """Prepare every case in every mode; counts of cases, seconds and violations by mode, and the cases that fail."""
+    result: dict[str, object] = {}
+    rows: dict[str, dict[str, float]] = {mode: {"cases": 0, "failing": 0, "seconds": 0.0} for mode in modes}
+    broken: dict[str, dict[str, int]] = {mode: {} for mode in modes}
+    failing: list[str] = []
+    for case in cases:
+        if not len(case.surface.faces):
+            continue  # nothing was decoded
+        for mode in modes:
+            start = time.perf_counter()
+            surface = prepare_surface(case.surface, mode, voxel=case.voxel)
+            rows[mode]["seconds"] += time.perf_counter() - start
+            rows[mode]["cases"] += 1
+            found = violations(surface, mode, case.voxel)
+            if found:
+                rows[mode]["failing"] += 1
+                failing.append(f"{case.name} {mode}: {found}")
+                note(failing[-1])
+            for name, count in found.items():
+                broken[mode][name] = broken[mode].get(name, 0) + count
+    for mode in modes:
+        result[mode] = {**rows[mode], "seconds": round(rows[mode]["seconds"], 1), "violations": broken[mode]}
+    result["failing"] = failing
+    return result
