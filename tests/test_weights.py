@@ -15,7 +15,7 @@ from trellis_app.errors import BundleError
 from trellis_app.hub import HubFile
 from trellis_app.manifest import read_manifest
 from trellis_app.models.registry import build_model
-from trellis_app.released import CHECKPOINTS, ENCODERS
+from trellis_app.released import CHECKPOINTS, ENCODERS, write_descriptions
 from trellis_app.weights import load_bundle, load_checkpoint, resolve_source
 
 ALL = {**CHECKPOINTS, **ENCODERS}
@@ -190,6 +190,10 @@ def test_manifest_of_the_released_bundle(tmp_path: Path) -> None:
         "512": (32, 512, 512), "1024": (64, 1024, 1024),
         "1024_cascade": (32, 1024, 1024), "1536_cascade": (32, 1536, 1024),
     }  # fmt: skip
+    assert {name: len(preset.models) for name, preset in manifest.presets.items()} == {
+        "512": 6, "1024": 6, "1024_cascade": 7, "1536_cascade": 7,
+    }  # fmt: skip
+    assert "tex_slat_flow_model_512" not in manifest.presets["1024_cascade"].models
     assert manifest.structure_sampler.guidance_interval == (0.6, 1.0)
     assert manifest.structure_sampler.sigma_min == 1e-5
     assert manifest.image_cond_model.args["model_name"] == "facebook/dinov3"
@@ -259,6 +263,31 @@ def test_checkpoint_of_another_repository(tmp_path: Path, monkeypatch: pytest.Mo
     assert (source.repository, stem) == (other, "ckpts/ss_dec")
     source.file(f"{stem}.safetensors")
     assert asked == [HubFile(other, "ckpts/ss_dec.json"), HubFile(other, "ckpts/ss_dec.safetensors")]
+
+
+def test_missing_weights_of_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is not cached, the structure decoder from its own repository."""
+    write_descriptions(tmp_path)
+    manifest = json.loads((tmp_path / "pipeline.json").read_text())
+    stems = {key: checkpoint.stem for key, checkpoint in CHECKPOINTS.items()}
+    manifest["args"]["models"] = stems
+    (tmp_path / "pipeline.json").write_text(json.dumps(manifest))
+
+    def download(file: HubFile) -> Path:
+        if file.repository == "owner/big" and file.name.startswith("microsoft"):
+            raise BundleError("no", "such file")
+        return tmp_path / file.name
+
+    there = tmp_path / f"{stems['shape_slat_decoder']}.safetensors"
+    monkeypatch.setattr(weights, "download", download)
+    monkeypatch.setattr(
+        weights, "cached", lambda file: there if file.name.startswith(stems["shape_slat_decoder"]) else None
+    )
+    bundle = weights.Bundle("owner/big", weights.Source(None, "owner/big"))
+    missing = bundle.missing(bundle.presets["512"].models)
+    assert {file.repository for file in missing} == {"owner/big", "microsoft/TRELLIS-image-large"}
+    assert len(missing) == 5
+    assert all(file.name.endswith(".safetensors") and "1024" not in file.name for file in missing)
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "a/b/c", "", "/no/such/folder"])

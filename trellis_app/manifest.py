@@ -71,6 +71,13 @@ class Preset:
         """Side of the O-Voxel grid that is asked for."""
         return self.cascade_to or self.first
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Keys of the models that a run needs."""
+        sides = {self.first, self.material} if self.cascade_to else {self.first}
+        shapes = tuple(f"{SHAPE_FLOW}{side}" for side in sorted(sides))
+        return (*REQUIRED_MODELS, *shapes, f"{MATERIAL_FLOW}{self.material}")
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -28,6 +28,7 @@ from torch import nn
 from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
 from trellis_app.export.finish import STEPS, finish
 from trellis_app.heartbeat import StopSignal, beating
+from trellis_app.hub import fetching
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
@@ -57,6 +58,7 @@ from trellis_app.types import (
 from trellis_app.weights import Bundle, load_bundle, resolve_source
 
 LOG = logging.getLogger(__name__)
+MEGABYTE = 10**6
 CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
 CASCADE_FLOOR = 1024
 STRUCTURE_IMAGE_SIZE = 512
@@ -259,6 +261,7 @@ class ImageTo3D:
         request = self.resolved(request)
         clock = RunClock(self._shares)
         run = self.begin(prepared, request, clock)
+        yield from self.fetch(run.preset, clock)
         with memory_told():
             yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
             for attempt in self._attempts(run):
@@ -284,6 +287,15 @@ class ImageTo3D:
             if finish:
                 yield from self.finish(asset, request.finish, clock)
         self._shares = clock.shares()
+
+    def fetch(self, preset: Preset, clock: RunClock) -> Generator[StageEvent, None, None]:
+        """Download the weights that a preset needs and that are not here yet, an event about every half second."""
+        missing = self.bundle.missing(preset.models)
+        if not missing:
+            return
+        for state in fetching(missing):
+            total = (state.total_bytes or state.done_bytes) // MEGABYTE
+            yield clock.event(Stage.IMAGE, state.sentence, min(state.done_bytes // MEGABYTE, total), max(total, 1))
 
     def begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
         """What the stages of a run of a resolved request share."""

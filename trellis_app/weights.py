@@ -120,9 +120,8 @@ class Bundle:
 
     def missing(self, keys: Sequence[str]) -> list[HubFile]:
         """The weights of these models that are still to be downloaded."""
-        missing = []
-        for key in keys:
-            stem = self.stem(key)
+        missing: list[HubFile] = []
+        for stem in {self.stem(key): None for key in keys}:
             if stem in self._loaded:
                 continue
             source, there = self.source.checkpoint(stem)
