@@ -7,10 +7,11 @@ import trimesh
 from trellis_kernels.rasterise.op import rasterise
 
 from tests.voxel_shapes import ball, decoded, ring, surface_of, voxel_asset
-from trellis_app.mesh.charts import ChartLimits, cut_charts, half_edge_partners
+from trellis_app.mesh.charts import ChartLimits, cut_charts
+from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.packing import chart_extent, outline_masks, pack
 from trellis_app.mesh.repair import repair
-from trellis_app.mesh.surface import Surface, components, edge_table
+from trellis_app.mesh.surface import Surface, components, edge_table, partners_across
 from trellis_app.mesh.unwrap import Atlas, unwrap
 
 SIZE = 256
@@ -119,8 +120,17 @@ def test_texels_are_spread_evenly() -> None:
 def test_few_charts_on_simple_shapes() -> None:
     assert int(unwrap(SHAPES["box"](), texture_size=SIZE).chart.max()) + 1 == 6
     round_one = surface_of(ball(subdivisions=5))
-    vertices, faces = torch.from_numpy(round_one.vertices), torch.from_numpy(round_one.faces)
-    assert int(cut_charts(vertices, faces, half_edge_partners(faces), ChartLimits()).max()) + 1 <= 24
+    assert int(cut_charts(round_one, partners_across(round_one, edge_table(round_one)), ChartLimits()).max()) + 1 <= 24
+
+
+@pytest.mark.parametrize("name", ["gnarled", "ring", "helix", "triangle"])
+def test_the_parallel_cut_is_the_serial_one(name: str) -> None:
+    surface, limits = SHAPES[name](), ChartLimits(crumb=1e-3)
+    vertices, faces = torch.from_numpy(surface.vertices), torch.from_numpy(surface.faces)
+    partner = parallel.half_edge_partners(faces)
+    assert np.array_equal(partner.numpy(), partners_across(surface, edge_table(surface)))
+    serial = cut_charts(surface, partner.numpy(), limits)
+    assert np.array_equal(parallel.cut_charts(vertices, faces, partner, limits).numpy(), serial)
 
 
 def test_pack_places_all_charts_apart_within_the_square() -> None:

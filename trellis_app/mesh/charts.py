@@ -1,23 +1,26 @@
-"""Cut a surface into charts that are nearly flat: bottom-up merging of faces by their normals, on any device.
+"""Cut a surface into charts that are nearly flat: bottom-up merging of faces by their normals.
 
 Every face starts as a chart. In each round the neighbours that prefer each other merge (as in greedy region merging;
 the error is that of Cohen-Steiner et al., "Variational Shape Approximation", 2004: area minus the length of the area
-vector). Sums are kept as integers, so the order of parallel additions does not matter: same faces, same charts.
-
-    faces ─half_edge_partners▶ face graph ─merge▶ flat charts ─merge crumbs▶ charts ─▶ number of each face
+vector). Sums are kept as integers, so the order of additions does not matter; mesh/gpu/charts.py does the same in
+parallel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numba import njit
 
+from trellis_app.mesh.surface import Surface, face_cross
 from trellis_app.progress import Check, go_on
 
-_UNITS = 2.0**40  # integer units of the whole area, and of the length of all edges
-_NOBODY = torch.iinfo(torch.int64).max
-_SATELLITE = 16  # a chart with less than this part of its neighbour's area joins it without being asked back
+UNITS = 2.0**40  # integer units of the whole area, and of the length of all edges
+SATELLITE = 16  # a chart with less than this part of its neighbour's area joins it without being asked back
+CRUMB_STEPS = (0.1, 1.0)  # crumbs disappear in this order of size, in parts of ChartLimits.crumb
+
+Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,174 +34,146 @@ class ChartLimits:
     crumb_bend: float = 0.95
 
 
-@dataclass(frozen=True)
-class ChartGraph:
-    """Charts and their shared borders, in integer units."""
-
-    area: torch.Tensor  # int64 [C]
-    vector: torch.Tensor  # int64 [C, 3] sum of area times normal
-    rim: torch.Tensor  # int64 [C] length of the border
-    low: torch.Tensor  # int64 [P] the charts of each neighbouring pair, low < high
-    high: torch.Tensor  # int64 [P]
-    length: torch.Tensor  # int64 [P] length of the shared border
-
-
-def half_edge_partners(faces: torch.Tensor) -> torch.Tensor:
-    """The half-edge across each half-edge, int64 [3 F], or -1 unless the edge has two oppositely directed faces.
-
-    faces: int [F, 3]; half-edge 3 f + c runs from corner c to corner c + 1 of face f.
-    """
-    start = faces.long()
-    end = start.roll(-1, dims=1).reshape(-1)
-    start = start.reshape(-1)
-    partner = torch.full_like(start, -1)
-    if not len(start):
-        return partner
-    key = torch.minimum(start, end) * (int(start.max()) + 1) + torch.maximum(start, end)
-    key, order = key.sort(stable=True)
-    same = key[1:] == key[:-1]
-    padded = torch.cat([same.new_zeros(1), same, same.new_zeros(1)])
-    two = torch.nonzero(same & ~padded[:-2] & ~padded[2:])[:, 0]
-    first, second = order[two], order[two + 1]
-    opposed = (start[first] != start[second]) & (start[first] != end[first])
-    first, second = first[opposed], second[opposed]
-    partner[first], partner[second] = second, first
-    return partner
-
-
-def face_vectors(vertices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
-    """Area times unit normal of each face, float64 [F, 3]."""
-    corners = vertices.double()[faces.long()]
-    return 0.5 * torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], dim=1)
-
-
-def face_graph(vertices: torch.Tensor, faces: torch.Tensor, partner: torch.Tensor) -> ChartGraph:
-    """Every face a chart of its own."""
-    cross = face_vectors(vertices, faces)
-    area = torch.linalg.vector_norm(cross, dim=1)
-    corners = vertices.double()[faces.long()]
-    sides = torch.linalg.vector_norm(corners - corners.roll(-1, dims=1), dim=2)
-    per_area, per_length = _UNITS / area.sum().clamp_min(1e-300), _UNITS / sides.sum().clamp_min(1e-300)
-    sides = (sides * per_length).round().long()
-    half = torch.nonzero(partner > torch.arange(len(partner), device=partner.device))[:, 0]
-    graph = ChartGraph(
-        (area * per_area).round().long(),
-        (cross * per_area).round().long(),
-        sides.sum(dim=1),
-        half // 3,
-        partner[half] // 3,
-        sides.reshape(-1)[half],
-    )
-    return _joined(graph, torch.arange(len(faces), device=faces.device), len(faces))
+@njit(cache=True, nogil=True)
+def _joined(graph: Graph, number: np.ndarray, count: int) -> Graph:
+    """The graph of `count` charts after giving chart c the number number[c]; parallel borders become one, in order."""
+    old_area, old_vector, old_rim, low, high, length = graph
+    area, vector, rim = np.zeros(count, np.int64), np.zeros((count, 3), np.int64), np.zeros(count, np.int64)
+    for c in range(len(number)):
+        area[number[c]] += old_area[c]
+        vector[number[c]] += old_vector[c]
+        rim[number[c]] += old_rim[c]
+    a, b, pairs = np.empty(len(low), np.int32), np.empty(len(low), np.int32), 0
+    long = np.empty(len(low), np.int64)
+    by_high, by_low = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    for k in range(len(low)):
+        x, y = number[low[k]], number[high[k]]
+        if x == y:
+            rim[x] -= 2 * length[k]
+            continue
+        a[pairs], b[pairs], long[pairs] = min(x, y), max(x, y), length[k]
+        by_low[a[pairs] + 1] += 1
+        by_high[b[pairs] + 1] += 1
+        pairs += 1
+    for c in range(count):
+        by_low[c + 1] += by_low[c]
+        by_high[c + 1] += by_high[c]
+    first, order = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    for k in range(pairs):
+        first[by_high[b[k]]] = k
+        by_high[b[k]] += 1
+    for i in range(pairs):
+        k = first[i]
+        order[by_low[a[k]]] = k
+        by_low[a[k]] += 1
+    new_low, new_high, new_length = np.empty(pairs, np.int32), np.empty(pairs, np.int32), np.zeros(pairs, np.int64)
+    fresh = -1
+    for i in range(pairs):
+        k = order[i]
+        if fresh < 0 or new_low[fresh] != a[k] or new_high[fresh] != b[k]:
+            fresh += 1
+            new_low[fresh], new_high[fresh] = a[k], b[k]
+        new_length[fresh] += long[k]
+    fresh += 1
+    return area, vector, rim, new_low[:fresh].copy(), new_high[:fresh].copy(), new_length[:fresh].copy()
 
 
-def _joined(graph: ChartGraph, label: torch.Tensor, count: int) -> ChartGraph:
-    """The graph of `count` charts after giving chart c the number label[c]; parallel borders become one."""
-    low, high = label[graph.low], label[graph.high]
-    inner = low == high
-    rim = torch.zeros(count, dtype=torch.int64, device=label.device).index_add_(0, label, graph.rim)
-    rim.index_add_(0, low[inner], -2 * graph.length[inner])
-    key = torch.minimum(low, high) * count + torch.maximum(low, high)
-    key, order = key[~inner].sort(stable=True)
-    keys, pair = torch.unique_consecutive(key, return_inverse=True)
-    length = torch.zeros_like(keys).index_add_(0, pair, graph.length[~inner][order])
-    area = torch.zeros(count, dtype=torch.int64, device=label.device).index_add_(0, label, graph.area)
-    vector = torch.zeros(count, 3, dtype=torch.int64, device=label.device).index_add_(0, label, graph.vector)
-    return ChartGraph(area, vector, rim, keys // count, keys % count, length)
-
-
-def _wishes(graph: ChartGraph, limits: ChartLimits, crumbs_only: bool) -> torch.Tensor:
-    """Cost float32 [P] of merging each pair; infinite where the limits forbid it."""
-    area_low, area_high = graph.area[graph.low].double(), graph.area[graph.high].double()
-    low, high = graph.vector[graph.low].double(), graph.vector[graph.high].double()
-    together = torch.linalg.vector_norm(low + high, dim=1)
-    small = torch.minimum(area_low, area_high)
-    apart = torch.linalg.vector_norm(low, dim=1) + torch.linalg.vector_norm(high, dim=1)
-    bend = (apart - together).clamp_min(0.0) / small.clamp_min(1.0)
-    rim = (graph.rim[graph.low] + graph.rim[graph.high] - 2 * graph.length).double().clamp_min(0.0)
-    cost = (bend + 0.02) * rim  # short rims first: charts grow evenly, in few rounds
-    if crumbs_only:
-        fits = (small < limits.crumb * _UNITS) & (bend <= limits.crumb_bend)
-        fits &= together >= limits.crumb_flatness * (area_low + area_high)
-    else:
-        fits = (bend <= limits.bend) & (together >= limits.flatness * (area_low + area_high))
-    return torch.where(fits, cost, torch.inf).float()
-
-
-def _chosen(graph: ChartGraph, cost: torch.Tensor) -> torch.Tensor:
-    """The chart that each chart joins in this round, int64 [C]; itself where it stays.
+@njit(cache=True, nogil=True)
+def _chosen(graph: Graph, flatness: float, most_bend: float, crumb: float) -> tuple[np.ndarray, int]:
+    """(new number int32 [C] of each chart, how many are left) after one round of merging.
 
     Two charts join where each is the other's cheapest neighbour. A chart far smaller than its cheapest neighbour joins
-    it in any case, unless that one is small beside its own.
+    it in any case, unless that one is small beside its own. Only pairs with a chart of less area than `crumb` count.
     """
-    device = cost.device
-    target = torch.arange(len(graph.area), device=device)
-    wanted = torch.nonzero(cost < torch.inf)[:, 0]
-    key = (cost[wanted].view(torch.int32).long() << 32) | wanted  # positive floats order like their bits
-    best = torch.full_like(graph.area, _NOBODY)
-    low, high = graph.low[wanted], graph.high[wanted]
-    best.scatter_reduce_(0, low, key, "amin").scatter_reduce_(0, high, key, "amin")
-    mutual = (best[low] == key) & (best[high] == key)
-    target[high[mutual]] = low[mutual]
-    active = torch.nonzero(best < _NOBODY)[:, 0]
-    pair = best[active] & 0xFFFFFFFF
-    hub = graph.low[pair] + graph.high[pair] - active
-    small = graph.area[active] * _SATELLITE < graph.area[hub]
-    is_satellite = torch.zeros_like(target, dtype=torch.bool)
-    is_satellite[active[small]] = True
-    joins = small & ~is_satellite[hub]
-    target[active[joins]] = target[hub[joins]]
-    return target
+    area, vector, rim, low, high, length = graph
+    count = len(area)
+    best, pair = np.full(count, np.float32(np.inf)), np.full(count, -1, np.int32)
+    size = np.empty(count)
+    for c in range(count):
+        x, y, z = np.float64(vector[c, 0]), np.float64(vector[c, 1]), np.float64(vector[c, 2])
+        size[c] = np.sqrt(x * x + y * y + z * z)
+    for k in range(len(low)):
+        a, b = low[k], high[k]
+        small, total = np.float64(min(area[a], area[b])), np.float64(area[a] + area[b])
+        if small >= crumb:
+            continue
+        x, y, z = (
+            np.float64(vector[a, 0] + vector[b, 0]), np.float64(vector[a, 1] + vector[b, 1]),
+            np.float64(vector[a, 2] + vector[b, 2]),
+        )  # fmt: skip
+        together = np.sqrt(x * x + y * y + z * z)
+        bend = max(size[a] + size[b] - together, 0.0) / max(small, 1.0)
+        if bend > most_bend or together < flatness * total:
+            continue
+        around = max(np.float64(rim[a] + rim[b] - 2 * length[k]), 0.0)
+        cost = np.float32((bend + 0.02) * around)  # short rims first: charts grow evenly, in few rounds
+        if cost < best[a]:
+            best[a], pair[a] = cost, k
+        if cost < best[b]:
+            best[b], pair[b] = cost, k
+    target = np.arange(count)
+    satellite = np.zeros(count, np.bool_)
+    for c in range(count):
+        if pair[c] >= 0:
+            hub = low[pair[c]] + high[pair[c]] - c
+            satellite[c] = area[c] * SATELLITE < area[hub]
+            if pair[hub] == pair[c] and c > hub:
+                target[c] = hub
+    for c in range(count):
+        if satellite[c]:
+            hub = low[pair[c]] + high[pair[c]] - c
+            if not satellite[hub]:
+                target[c] = target[hub]
+    number, left = np.empty(count, np.int32), 0
+    for c in range(count):
+        if target[c] == c:
+            number[c] = left
+            left += 1
+    for c in range(count):
+        number[c] = number[target[c]]
+    return number, left
 
 
 def _merge(
-    graph: ChartGraph, label: torch.Tensor, limits: ChartLimits, check: Check, *, crumbs_only: bool = False
-) -> tuple[ChartGraph, torch.Tensor]:
-    """Merge until no two charts want to; label int64 [F] is the chart of each face, before and after."""
-    while len(graph.low):
+    graph: Graph, label: np.ndarray, bounds: tuple[float, float, float], check: Check
+) -> tuple[Graph, np.ndarray]:
+    """Merge until no two charts want to; label int32 [F] is the chart of each face, before and after.
+
+    bounds: least flatness, most bend, and the area (units) of which one of the two must have less.
+    """
+    while len(graph[3]):
         check()
-        target = _chosen(graph, _wishes(graph, limits, crumbs_only))
-        keeps = target == torch.arange(len(target), device=target.device)
-        count = int(keeps.sum())
-        if count == len(target):
+        number, left = _chosen(graph, *bounds)
+        if left == len(number):
             break
-        number = (keeps.cumsum(0) - 1)[target]
-        graph = _joined(graph, number, count)
-        label = number[label]
+        graph, label = _joined(graph, number, left), number[label]
     return graph, label
 
 
-def cut_charts(
-    vertices: torch.Tensor, faces: torch.Tensor, partner: torch.Tensor, limits: ChartLimits, *, check: Check = go_on
-) -> torch.Tensor:
-    """Chart of each face, int64 [F] numbered 0..C-1; charts are connected.
+def _face_graph(surface: Surface, partner: np.ndarray) -> Graph:
+    """Every face a chart of its own."""
+    cross = 0.5 * face_cross(surface)
+    area = np.linalg.norm(cross, axis=1)
+    corners = surface.vertices.astype(np.float64)[surface.faces]
+    sides = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
+    per_area, per_length = UNITS / max(area.sum(), 1e-30), UNITS / max(sides.sum(), 1e-30)
+    sides = np.rint(sides * per_length).astype(np.int64)
+    half = np.flatnonzero(partner > np.arange(len(partner)))
+    graph = (
+        np.rint(area * per_area).astype(np.int64), np.rint(cross * per_area).astype(np.int64), sides.sum(axis=1),
+        (half // 3).astype(np.int32), (partner[half] // 3).astype(np.int32), sides.reshape(-1)[half],
+    )  # fmt: skip
+    return _joined(graph, np.arange(len(area), dtype=np.int32), len(area))
 
-    vertices float32 [V, 3]; faces int [F, 3]; partner from `half_edge_partners`. Deterministic on each device.
+
+def cut_charts(surface: Surface, partner: np.ndarray, limits: ChartLimits, *, check: Check = go_on) -> np.ndarray:
+    """Chart of each face, int32 [F] numbered 0..C-1; charts are connected.
+
+    partner: the half-edge across each half-edge, int [3 F], -1 without one (surface.partners_across). Deterministic.
     """
-    label = torch.arange(len(faces), device=faces.device)
-    graph, label = _merge(face_graph(vertices, faces, partner), label, limits, check)
-    for share in (0.1, 1.0):
-        shrunk = replace(limits, crumb=limits.crumb * share)
-        graph, label = _merge(graph, label, shrunk, check, crumbs_only=True)
+    label = np.arange(len(surface.faces), dtype=np.int32)
+    graph, label = _merge(_face_graph(surface, partner), label, (limits.flatness, limits.bend, np.inf), check)
+    for share in CRUMB_STEPS:
+        bounds = (limits.crumb_flatness, limits.crumb_bend, limits.crumb * share * UNITS)
+        graph, label = _merge(graph, label, bounds, check)
     return label
-
-
-def connected_parts(label: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
-    """The connected parts of each label as charts, int64 [F] numbered 0..C-1 by their first face."""
-    half = torch.nonzero(partner > torch.arange(len(partner), device=partner.device))[:, 0]
-    a, b = half // 3, partner[half] // 3
-    inner = label[a] == label[b]
-    a, b = a[inner], b[inner]
-    root = torch.arange(len(label), device=label.device)
-    while True:
-        least = torch.minimum(root[a], root[b])
-        lower = root.scatter_reduce(0, root[a], least, "amin").scatter_reduce(0, root[b], least, "amin")
-        while True:
-            jumped = lower[lower]
-            if torch.equal(jumped, lower):
-                break
-            lower = jumped
-        if torch.equal(lower, root):
-            break
-        root = lower
-    return torch.unique(root, return_inverse=True)[1]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numba import njit
 
-from trellis_app.mesh.charts import ChartLimits, cut_charts, half_edge_partners
+from trellis_app.mesh.charts import ChartLimits, cut_charts
 from trellis_app.mesh.flatten import FlatCharts, lay_flat
+from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.packing import Packing, chart_extent, outline_masks, pack
-from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.mesh.surface import Surface, edge_table, face_cross, partners_across
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
 
@@ -94,19 +94,24 @@ def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, c
     Every chart has the same texels a world unit, and none is mirrored. Small charts keep less margin; where thousands
     of charts meet a small texture all do. Deterministic. A Mesh on a GPU is cut into charts there.
     """
+    mesh = surface if isinstance(surface, Mesh) else None
     if isinstance(surface, Mesh):
-        vertices, faces = surface.vertices, surface.faces
-        surface = Surface(vertices.cpu().numpy(), np.ascontiguousarray(faces.int().cpu().numpy()))
-    else:
-        vertices, faces = torch.from_numpy(surface.vertices), torch.from_numpy(surface.faces)
+        vertices, faces = surface.vertices.cpu().numpy(), surface.faces.int().cpu().numpy()
+        surface = Surface(vertices, np.ascontiguousarray(faces))
     if not len(surface.faces):
         return Atlas(np.zeros(0, np.int32), np.zeros((0, 3, 2), np.float32))
     area = max(0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum()), 1e-30)
     texels = texture_size * np.sqrt(_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
-    partner = half_edge_partners(faces)
-    label = cut_charts(vertices, faces, partner, limits, check=check)
-    flat = lay_flat(surface, label.cpu().numpy(), partner.cpu().numpy(), texels=2.0 * texels, check=check)
+    if mesh is not None and mesh.faces.is_cuda:
+        across = parallel.half_edge_partners(mesh.faces)
+        label = parallel.cut_charts(mesh.vertices, mesh.faces, across, limits, check=check).cpu().numpy()
+        partner = across.cpu().numpy()
+    else:
+        partner = partners_across(surface, edge_table(surface))
+        label = cut_charts(surface, partner, limits, check=check)
+    check()
+    flat = lay_flat(surface, label, partner, texels=2.0 * texels, check=check)
     packing, scale, margin = _packed(flat, area, texture_size, margin, check)
     extent = chart_extent(flat.corners, flat.chart)
     uvs = _placed(flat.corners, flat.chart, extent, packing.offset, packing.turns, scale, packing.side)
