@@ -57,6 +57,7 @@ def test_the_sidecar_knows_sizes_and_seconds(source: ExportSource, tmp_path: Pat
     assert record["seed"] == 7
     assert record["files"] == {name: (tmp_path / name).stat().st_size for name in ("ring.glb", "ring.ply")}
     assert set(record["seconds"]) == {"shape", "writing: glb", "writing: ply"}
+    assert record["file_options"] == {"texture_format": "png", "draco": False, "size_mm": 100.0}
     assert record["counts"] == source.asset.counts
     assert record["health"]["watertight"] is True
     assert record["health"]["file_bytes"] == record["files"]["ring.glb"]

@@ -38,8 +38,10 @@ def test_trimesh_opens_the_obj_with_its_texture(tmp_path: Path) -> None:
 
 def test_positions_are_shared_across_seams(tmp_path: Path) -> None:
     source = ring_source()
-    text = write_all(source, tmp_path, "ring", ("obj",))["obj"][0].read_text()
-    lines = text.splitlines()
+    paths = write_all(source, tmp_path, "Stühle 椅", ("obj",))["obj"]
+    lines = paths[0].read_text("ascii").splitlines()
+    assert lines[1] == f"mtllib {paths[1].name}"
+    assert f"map_Kd {paths[2].name}" in paths[1].read_text("ascii")
     assert sum(line.startswith("v ") for line in lines) == 48 * 24
     assert sum(line.startswith("vt ") for line in lines) == len(source.asset.vertices)
     assert sum(line.startswith("f ") for line in lines) == len(source.asset.faces)

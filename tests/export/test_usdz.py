@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,10 @@ def test_the_stage_holds_the_asset(tmp_path: Path) -> None:
     stage = Usd.Stage.Open(str(path))
     assert UsdGeom.GetStageUpAxis(stage) == "Y"
     assert UsdGeom.GetStageMetersPerUnit(stage) == 1.0
-    assert json.loads(stage.GetRootLayer().customLayerData["settings"]) == source.record
+    assert json.loads(stage.GetRootLayer().customLayerData["settings"]) == {
+        **source.record,
+        "file_options": asdict(source.options),
+    }
     mesh = UsdGeom.Mesh(stage.GetPrimAtPath("/asset/surface"))
     faces = np.array(mesh.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3)
     asset = source.asset

@@ -23,13 +23,13 @@ _HEAD = "# trellis-app, Y up, one unit is the side of the model's box\n"
 
 def obj_parts(asset: FinishedAsset, stem: str, check: Check = go_on) -> list[Part]:
     """The OBJ, its MTL and the maps; the same asset and stem give the same bytes."""
-    safe = re.sub(r"[^\w.-]+", "_", stem)  # readers cut the names inside the files at spaces
+    safe = re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII)  # readers cut the names inside the files at spaces
     pictures = _map_pixels(asset.textures)
     files = encode_pngs(list(pictures.values()), check)
     names = {name: f"{safe}_{name}.png" for name in pictures}
     return [
         Part(f"{stem}.obj", _obj_chunks(asset, safe, check)),
-        Part(f"{safe}.mtl", [_material_text(asset, names).encode("ascii", "replace")]),
+        Part(f"{safe}.mtl", [_material_text(asset, names).encode("ascii")]),
         *(Part(names[name], [data]) for name, data in zip(pictures, files, strict=True)),
     ]
 
@@ -53,7 +53,7 @@ def _obj_chunks(asset: FinishedAsset, safe: str, check: Check) -> list[bytes]:
     uvs = np.stack([asset.uvs[:, 0], 1.0 - asset.uvs[:, 1].astype(np.float64)], axis=1)  # v runs up here
     corners = np.stack([index[asset.faces], asset.faces, asset.faces], axis=2).reshape(-1, 9) + 1
     pieces = ("f ", "/", "/", " ", "/", "/", " ", "/", "/", "\n")
-    chunks = [f"{_HEAD}mtllib {safe}.mtl\no asset\n".encode("ascii", "replace")]
+    chunks = [f"{_HEAD}mtllib {safe}.mtl\no asset\n".encode("ascii")]
     chunks += text_rows(positions[keep], ("v ", " ", " ", "\n"), decimals=_DECIMALS, check=check)
     chunks += text_rows(uvs, ("vt ", " ", "\n"), decimals=_DECIMALS, check=check)
     chunks += text_rows(y_up(asset.normals), ("vn ", " ", " ", "\n"), decimals=4, check=check)

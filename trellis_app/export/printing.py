@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from trellis_kernels.grid_sample.op import grid_sample_3d
 
 from trellis_app.errors import EmptyAssetError
 from trellis_app.export.archive import zip_chunks
 from trellis_app.export.finish import decoded_surface
 from trellis_app.export.source import ExportSource, Part
 from trellis_app.export.text import text_rows
+from trellis_app.mesh.bake import attributes_at
 from trellis_app.mesh.health import report
 from trellis_app.mesh.modes import prepare_surface
 from trellis_app.mesh.simplify import simplify
@@ -88,13 +88,8 @@ def _simplified(closed: Surface, faces: int, check: Check) -> Surface:
 
 
 def _colors_at(voxels: OVoxel, points: np.ndarray) -> np.ndarray:
-    grid = voxels.grid
-    side = grid.resolution
-    query = torch.from_numpy((points + np.float32(0.5)) * np.float32(side)).to(grid.coords.device)
-    coords = torch.cat([torch.zeros_like(grid.coords[:, :1]), grid.coords], dim=1)
-    feats = voxels.attributes.detach()[:, :3].float().contiguous()
-    values = grid_sample_3d(feats, coords, (side, side, side), query, fallback_to_nearest=True)
-    return np.rint(255.0 * values.clamp(0.0, 1.0).cpu().numpy()).astype(np.uint8)
+    values = attributes_at(voxels, torch.from_numpy(points))[:, :3]
+    return np.rint(255.0 * values.cpu().numpy()).astype(np.uint8)
 
 
 def stl_chunks(model: PrintModel) -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from trellis_app.settings import FileOptions, FinishOptions
@@ -21,8 +21,13 @@ class ExportSource:
     voxels: OVoxel
     finish: FinishOptions = field(default_factory=FinishOptions)  # how it was made; prints keep its face budget
     options: FileOptions = field(default_factory=FileOptions)
-    record: Record = field(default_factory=dict)  # settings, seeds and versions; stored in the GLB
+    record: Record = field(default_factory=dict)  # settings, seeds and versions of the run
     _made: dict[str, tuple[tuple[Any, ...], Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def settings(self) -> Record:
+        """What a file tells of its making; empty where nothing is known."""
+        return {**self.record, "file_options": asdict(self.options)} if self.record else {}
 
     def memo(self, name: str, make: Callable[[], _Made]) -> _Made:
         """What `make` makes of asset, voxels and finish, made once; copies with other options share it."""

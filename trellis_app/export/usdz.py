@@ -34,7 +34,7 @@ def usdz_chunks(source: ExportSource, check: Check = go_on) -> list[bytes]:
     layer = usdc.layer_chunks(
         {
             "customLayerData": usdc.texts(
-                {"creator": GENERATOR, "settings": json.dumps(source.record, sort_keys=True)}
+                {"creator": GENERATOR, "settings": json.dumps(source.settings, sort_keys=True)}
             ),
             "defaultPrim": usdc.token("asset"),
             "metersPerUnit": usdc.double(1.0),
