@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from pathlib import Path
 
-from trellis_app.export.files import write_atomically
 from trellis_app.progress import TITLES
 from trellis_app.settings import GenerationRequest, SamplerSettings
 from trellis_app.types import Stage, StageEvent
@@ -60,8 +57,3 @@ def settings_record(
         "finish": asdict(request.finish),
         "versions": versions(),
     }
-
-
-def write_sidecar(path: Path, record: dict[str, object]) -> None:
-    """Write the JSON beside the asset, whole or not at all; raises MachineError where the disk refuses."""
-    write_atomically(path, [(json.dumps(record, indent=2) + "\n").encode()])
