@@ -1,6 +1,7 @@
 """Texturing a given mesh with a tiny bundle: what was brought comes back, and only the colours are new."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tests.mesh.test_user_mesh import stored_uvs
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.__main__ import main
-from trellis_app.errors import MeshError, SettingsError
+from trellis_app.errors import BundleError, MeshError, SettingsError
 from trellis_app.mesh.user_mesh import Stance, UserMesh, framed, read_mesh
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import FinishOptions, GenerationRequest
@@ -121,6 +122,18 @@ def test_new_uvs_where_there_are_none_or_overlapping_ones(pipeline: ImageTo3D) -
         list(finish_texture(replace(mesh, uvs=None), voxels, FINISH, TextureOptions(uv="keep")))
     with pytest.raises(SettingsError, match="UV mode"):
         TextureOptions(uv="old")
+
+
+def test_the_encoder_may_stand_in_a_manifest_of_its_own(bundle: Path, tmp_path: Path) -> None:
+    """As in the released bundle, whose pipeline.json names no encoder."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    manifest = json.loads((copy / "pipeline.json").read_text())
+    encoder = {"shape_slat_encoder": manifest["args"]["models"].pop("shape_slat_encoder")}
+    (copy / "pipeline.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="no model shape_slat_encoder"):
+        run(ImageTo3D(load_bundle(copy), torch.device("cpu")), tube(), TextureOptions())
+    (copy / "texturing_pipeline.json").write_text(json.dumps({"args": {"models": encoder}}))
+    run(ImageTo3D(load_bundle(copy), torch.device("cpu")), tube(), TextureOptions())
 
 
 def test_seeds_vary_and_repeat(pipeline: ImageTo3D) -> None:
