@@ -30,6 +30,7 @@ from trellis_app.ui import downloads, finishing, stages
 from trellis_app.ui.build import arrange, build_ui, launch_options
 from trellis_app.ui.controls import preset_label, ranged_fields, sliders, with_values
 from trellis_app.ui.handlers import STAGES, Handlers, Work
+from trellis_app.ui.health_card import health_card
 from trellis_app.ui.page import Page
 from trellis_app.ui.session import Run, Visitor, new_visitor
 from trellis_app.ui.stages import MESH, PICTURE
@@ -508,6 +509,16 @@ class TestFiles:
         assert not set("`${} ") & set(downloads.file_link(odd))
         for offer in downloads.offers(finished, 100.0):
             assert offer.path.parent == finished.folder
+
+    def test_health_is_told_at_once_and_then_closer(self, handlers: Handlers, finished: Run) -> None:
+        assert finished.finished is not None
+        first = health_card(finished.finished.source.asset.health)
+        assert first["note"] == "Looking closer ..."
+        closer = handlers.examine(Visitor(finished.folder), finished)
+        assert closer["state"] in ("good", "fair", "poor")
+        assert {row["name"] for row in closer["rows"]} > {row["name"] for row in first["rows"]}  # type: ignore[attr-defined]
+        assert closer["note"].endswith(".")
+        assert handlers.examine(Visitor(finished.folder), None)["state"] == "none"
 
     def test_other_controls_make_the_button_useful(self, handlers: Handlers, finished: Run) -> None:
         same = finishing.values_of(finished.request.finish)

@@ -24,6 +24,7 @@ ONE_AT_A_TIME: dict[str, Any] = {
     "trigger_mode": "multiple",  # "once" would drop a run that is asked for while a stopped one ends its step
     **QUIET,
 }
+FILES: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "files", **QUIET}
 AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}
 
 
@@ -127,6 +128,8 @@ def _connect_runs(page: Page, handlers: Handlers) -> None:
     stopped = run.stop.click(handlers.stop, [page.visitor, page.run, mode], made, **AT_ONCE)
     for event in (generated, finished):
         event.failure(handlers.unexpected, [page.run, mode], made, **AT_ONCE)
+    for event in (generated, finished):
+        event.then(handlers.examine, [page.visitor, page.run], asset.health, **FILES)
     for event in (wanted, generated, finished, stopped):
         event.then(handlers.weigh, [page.run, *controls], [finish.purpose, finish.update], **AT_ONCE).then(
             handlers.list_files, [page.run, finish.print_size], asset.downloads, **AT_ONCE
@@ -150,8 +153,6 @@ def _connect_files(page: Page, handlers: Handlers) -> None:
         handlers.make_file,
         [page.visitor, page.run, finish.print_size],
         asset.downloads,
-        concurrency_limit=2,
-        concurrency_id="files",
-        **QUIET,
+        **FILES,
     )
     finish.print_size.release(handlers.list_files, [page.run, finish.print_size], asset.downloads, **AT_ONCE)

@@ -27,7 +27,7 @@ from trellis_app.ui import finishing, stages
 from trellis_app.ui.controls import ranged_fields, with_values
 from trellis_app.ui.cutout_card import cutout_card, example_pictures, refused_card
 from trellis_app.ui.downloads import download_list, make
-from trellis_app.ui.health_card import health_card
+from trellis_app.ui.health_card import examined, health_card
 from trellis_app.ui.mesh_card import ChosenMesh, mesh_card, read_upload, stand
 from trellis_app.ui.page import FRONT_CAMERA, Page
 from trellis_app.ui.recording import followed
@@ -164,6 +164,12 @@ class Handlers:
         if run.mesh is not None:
             return self.work.texture(run.mesh.mesh, picture.prepared, run.request, run.mesh.options)
         return self.work.generate(picture.prepared, run.request)
+
+    def examine(self, visitor: Visitor, run: Run | None) -> Any:
+        """Look closer at the finished mesh, unless another run has begun."""
+        number = visitor.begun
+        card = health_card(examined(run.finished.source.asset) if run is not None and run.finished else None)
+        return card if visitor.begun == number else gr.skip()
 
     def choose_purpose(self, run: Run | None, purpose: str) -> list[Any]:
         """Set every control of finishing to what serves the purpose."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trellis_app.mesh.health import HealthReport
+from trellis_app.mesh.health import HealthReport, TextureSpace, report
+from trellis_app.types import FinishedAsset
 
 _FAULTS = {
     "boundary_loops": "Holes and open rims",
@@ -19,31 +20,38 @@ _SHARES = {
 }
 
 
-def health_card(report: HealthReport | None) -> dict[str, object]:
+def health_card(found: HealthReport | None) -> dict[str, object]:
     """Value of the card; what was not examined has no row."""
-    if report is None:
+    if found is None:
         return {"state": "none", "title": "", "note": "", "rows": []}
-    state, _ = report.verdict()
-    return {"state": state, "title": _title(report), "note": report.sentences()[0], "rows": _rows(report)}
+    state, _ = found.verdict()
+    note = "Looking closer ..." if found.self_intersections is None else found.sentences()[0]
+    return {"state": state, "title": _title(found), "note": note, "rows": _rows(found)}
 
 
-def _title(report: HealthReport) -> str:
-    surface = "Watertight" if report.watertight else "Tangled surface" if report.non_manifold_edges else "Open surface"
-    return f"{surface}, {report.parts:,} piece{'' if report.parts == 1 else 's'}"
+def examined(asset: FinishedAsset) -> HealthReport:
+    """The whole report of a finished asset: about a second for 100,000 triangles."""
+    texture = TextureSpace(asset.uvs, asset.textures.base_color.shape[0])
+    return report(asset.vertices, asset.faces, weld=True, deep=True, texture=texture)
 
 
-def _rows(report: HealthReport) -> list[dict[str, str]]:
-    rows = [_row("Pieces", f"{report.parts:,}")]
+def _title(found: HealthReport) -> str:
+    surface = "Watertight" if found.watertight else "Tangled surface" if found.non_manifold_edges else "Open surface"
+    return f"{surface}, {found.parts:,} piece{'' if found.parts == 1 else 's'}"
+
+
+def _rows(found: HealthReport) -> list[dict[str, str]]:
+    rows = [_row("Pieces", f"{found.parts:,}")]
     for name, words in _FAULTS.items():
-        count = getattr(report, name)
+        count = getattr(found, name)
         if count is not None:
             rows.append(_row(words, f"{count:,}", off=count > 0))
     for name, words in _SHARES.items():
-        share = getattr(report, name)
+        share = getattr(found, name)
         if share is not None:
             rows.append(_row(words, f"{100 * share:.1f} %", off=name != "uv_use" and share >= 0.001))
-    if report.texels_per_face is not None:
-        rows.append(_row("Texels a triangle", f"{report.texels_per_face:.0f}"))
+    if found.texels_per_face is not None:
+        rows.append(_row("Texels a triangle", f"{found.texels_per_face:.0f}"))
     return rows
 
 

@@ -6,7 +6,7 @@ const clockTime = (seconds) => {
 
 let began = null; // when the run began, by this machine's clock
 let ends = null; // when it will be over, as it seems
-let estimate = ""; // the server's last word on it
+let step = ""; // the step that `ends` was estimated at
 let lastState = "idle";
 
 // On a phone the viewer is below the button that was just pressed.
@@ -17,8 +17,8 @@ const followRun = (state) => {
   lastState = state;
 };
 
-// A beat of the server may push the beginning back but never forth, so the clock only runs forward; small changes of
-// the estimate are left alone, so it does not flicker.
+// A beat of the server may push the beginning back but never forth, so the clock only runs forward. An estimate is taken
+// at the begin of a step and counts down from there, so it does not flicker.
 const takeBeat = (section) => {
   const now = performance.now();
   const elapsed = parseFloat(section.dataset.elapsed);
@@ -27,12 +27,11 @@ const takeBeat = (section) => {
     return;
   }
   began = Math.min(began ?? Infinity, now - 1000 * elapsed);
+  const title = section.querySelector(".status-words strong").textContent;
+  if (title === step && ends !== null) return;
+  step = title;
   const remaining = parseFloat(section.dataset.remaining);
-  if (section.dataset.remaining === estimate) return;
-  estimate = section.dataset.remaining;
-  const end = Number.isFinite(remaining) ? now + 1000 * remaining : null;
-  const drift = ends === null || end === null ? Infinity : Math.abs(end - ends);
-  if (drift > Math.max(1500, 0.2 * (end - now))) ends = end;
+  ends = Number.isFinite(remaining) ? now + 1000 * remaining : null;
 };
 
 let stopped = null; // when the clock stood still
@@ -46,7 +45,7 @@ const showClock = () => {
   let words = began === null ? "" : clockTime((now - began) / 1000);
   if (running && ends !== null) {
     const left = (ends - now) / 1000;
-    words += left > 1 ? ` · about ${clockTime(left)} left` : " · nearly there";
+    if (left > 1) words += ` · about ${clockTime(left)} left`;
   }
   if (clock.textContent !== words) clock.textContent = words;
 };
