@@ -17,11 +17,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from trellis_kernels.grid_sample.op import grid_sample_3d
 
 from trellis_app.errors import MeshError, SettingsError
 from trellis_app.heartbeat import StopSignal, beating
-from trellis_app.mesh.bake import Baked, bake
+from trellis_app.mesh.bake import Baked, Sampler, bake
 from trellis_app.mesh.health import report
 from trellis_app.mesh.normals import crease_normals
 from trellis_app.mesh.surface import Surface, weld_vertices
@@ -114,10 +113,10 @@ def finish_texture(
     """
     clock, signal = clock or RunClock({Stage.FINISH: 1.0}), StopSignal()
     lay, paint, gather = ((Stage.FINISH, name, k, len(FINISH_STEPS)) for k, name in enumerate(FINISH_STEPS))
-    surface, sampler = framed(mesh, options.stance), VoxelSampler(asset)
+    surface, sampler = framed(mesh, options.stance), Sampler(asset)
     place = partial(lay_out, mesh, surface, options.uv, finish.texture_size, check=signal)
     layout = yield from _work(clock, lay, place, signal)
-    fill = partial(bake, surface, layout.atlas, sampler, size=finish.texture_size, alpha=finish.alpha)
+    fill = partial(bake, surface, layout.atlas, sampler, size=finish.texture_size, alpha=finish.alpha, check=signal)
     baked = yield from _work(clock, paint, fill, signal)
     finished = yield from _work(clock, gather, partial(pack, mesh, surface, layout, baked, sampler), signal)
     yield clock.event(Stage.FINISH, FINISH_STEPS[2], len(FINISH_STEPS), len(FINISH_STEPS), finished)
@@ -142,24 +141,6 @@ def voxels_of(surface: Surface, resolution: int, *, check: Check = go_on) -> Dua
     return grid
 
 
-@dataclass(frozen=True)
-class VoxelSampler:
-    """Reads PBR attributes at points of the surface that the voxels were made from."""
-
-    asset: OVoxel
-
-    def at(self, points: np.ndarray) -> np.ndarray:
-        """Attributes float32 [Q, 6] in [0, 1] at points [Q, 3] of the unit box; far from voxels the nearest one's."""
-        grid = self.asset.grid
-        side = grid.resolution
-        query = (torch.from_numpy(np.ascontiguousarray(points, np.float32)) + 0.5) * side
-        coords = torch.nn.functional.pad(grid.coords, (1, 0))
-        values = grid_sample_3d(
-            self.asset.attributes, coords, (side, side, side), query.to(coords.device), fallback_to_nearest=True
-        )
-        return values.float().clamp(0.0, 1.0).cpu().numpy()
-
-
 def lay_out(mesh: UserMesh, surface: Surface, mode: str, size: int, *, check: Check = go_on) -> Layout:
     """The mesh's own UVs or new ones. Raises MeshError where it must keep what it has not, or has no room."""
     if mode != "new":
@@ -171,25 +152,11 @@ def lay_out(mesh: UserMesh, surface: Surface, mode: str, size: int, *, check: Ch
         if mode == "keep":
             raise MeshError(f"{mesh.name} has no UVs to keep.", "Leave --uv at auto, which makes new ones.")
     reason = "new UVs were asked for" if mode == "new" else verdict.reason
-    check()
-    return Layout(new_atlas(surface, size), False, False, f"New UVs were made: {reason}.")
+    atlas = unwrap(weld_vertices(surface), texture_size=size, check=check)
+    return Layout(atlas, False, False, f"New UVs were made: {reason}.")
 
 
-def new_atlas(surface: Surface, size: int) -> Atlas:
-    """UVs for every face; faces without area lie in the corner."""
-    welded = weld_vertices(surface)
-    corners = welded.vertices[welded.faces].astype(np.float64)
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    solid = np.flatnonzero(np.linalg.norm(cross, axis=1) > 1e-14)
-    if not len(solid):
-        raise MeshError("The mesh has no area.", "Choose a mesh with a surface.")
-    found = unwrap(welded.keep_faces(solid), texture_size=size)
-    chart, uvs = np.zeros(len(surface.faces), np.int32), np.zeros((len(surface.faces), 3, 2), np.float32)
-    chart[solid], uvs[solid] = found.chart, found.uvs
-    return Atlas(chart, uvs)
-
-
-def pack(mesh: UserMesh, surface: Surface, layout: Layout, baked: Baked, sampler: VoxelSampler) -> FinishedAsset:
+def pack(mesh: UserMesh, surface: Surface, layout: Layout, baked: Baked, sampler: Sampler) -> FinishedAsset:
     """The mesh in its own place with its textures.
 
     Its vertices come first and in order; copies of some follow where normals or new UVs part them. Triangles keep their

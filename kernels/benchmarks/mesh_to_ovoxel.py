@@ -52,7 +52,7 @@ def icosphere(levels: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def best(run: Callable[[], object], runs: int) -> np.ndarray:
-    """Least seconds [2] of a call after one to warm up: by the clock, and of the processor, which others cannot slow."""
+    """Least seconds [2] of a call after one to warm up: by the clock, and of the processor, which nobody shares."""
     run()
     times = []
     for _ in range(runs):
@@ -82,7 +82,8 @@ def measure(faces: int, levels: int, resolution: int, runs: int) -> list[dict[st
     return [
         {
             "step": step, "faces": faces, "resolution": resolution, "voxels": len(coords),
-            "seconds": float(clock), "processor_seconds": float(processor), "original": ORIGINAL[step][faces][resolution],
+            "seconds": float(clock), "processor_seconds": float(processor),
+            "original": ORIGINAL[step][faces][resolution],
             "times": ORIGINAL[step][faces][resolution] / float(clock),
         }
         for step, (clock, processor) in seconds.items()
