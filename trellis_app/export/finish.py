@@ -1,6 +1,8 @@
 """The steps from an O-Voxel asset to what exporters write, in order.
 
 OVoxel ─surface▶ ─clean (surface mode)▶ ─simplify▶ ─unwrap▶ ─bake▶ ─pack▶ FinishedAsset
+
+Whole-surface work happens where the asset lies: compiled loops on a CPU, parallel kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -9,20 +11,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from trellis_app.errors import EmptyAssetError
-from trellis_app.mesh.bake import Sampler, bake
-from trellis_app.mesh.bvh import build_tree
+from trellis_app.mesh import bake as cpu_bake
+from trellis_app.mesh import modes as cpu_modes
+from trellis_app.mesh import simplify as cpu_simplify
+from trellis_app.mesh.bake import Baked, Sampler
+from trellis_app.mesh.detail import surface_detail
+from trellis_app.mesh.gpu import bake as gpu_bake
+from trellis_app.mesh.gpu import modes as gpu_modes
+from trellis_app.mesh.gpu import simplify as gpu_simplify
 from trellis_app.mesh.health import report
-from trellis_app.mesh.modes import prepare_surface
-from trellis_app.mesh.normals import crease_normals
-from trellis_app.mesh.simplify import simplify
+from trellis_app.mesh.normals import SplitSurface, split_surface
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import FinishOptions
-from trellis_app.types import FinishedAsset, OVoxel
+from trellis_app.types import FinishedAsset, Mesh, OVoxel
 
 STEPS = ("Extract the surface", "Clean it", "Simplify", "Unwrap", "Bake the textures", "Pack")
 
@@ -39,14 +46,11 @@ class FinishStep:
 
 def decoded_surface(asset: OVoxel) -> Surface:
     """The triangles of the dual grid on the CPU; raises EmptyAssetError if there are none."""
-    mesh = dual_grid_to_mesh(asset.grid)
-    if not len(mesh.faces):
-        raise EmptyAssetError("The shape has no surface.", "Try another seed or another picture.")
-    return Surface(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy())
+    return _on_cpu(_decoded(asset))
 
 
 def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> Iterator[FinishStep]:
-    """Clean, simplify, unwrap and bake; yields after every step, the asset with the last. Deterministic.
+    """Clean, simplify, unwrap and bake; yields after every step, the asset with the last. Deterministic on a device.
 
     check: called inside the steps; it raises to stop them. Raises EmptyAssetError when no face is left to finish.
     """
@@ -55,43 +59,76 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     def step(index: int, finished: FinishedAsset | None = None) -> FinishStep:
         return FinishStep(STEPS[index - 1], index, len(STEPS), finished)
 
-    decoded = decoded_surface(asset)
-    counts["decoded_faces"] = len(decoded.faces)
+    mesh = _decoded(asset)
+    counts["decoded_faces"] = len(mesh.faces)
     yield step(1)
-    full = prepare_surface(decoded, options.surface, voxel=1.0 / asset.grid.resolution, check=check)
+    full = _prepared(mesh, options.surface, 1.0 / asset.grid.resolution, check)
+    del mesh
     if not len(full.faces):
         raise EmptyAssetError("Nothing of the shape was left after cleaning.", "Try another seed or another picture.")
     counts["cleaned_faces"] = len(full.faces)
     yield step(2)
-    surface = simplify(full, options.faces)
+    small = _simplified(full, options.faces, check)
+    surface = _on_cpu(small)
     yield step(3)
-    atlas = unwrap(surface, texture_size=options.texture_size)
+    atlas = unwrap(small if small.faces.is_cuda else surface, texture_size=options.texture_size, check=check)
     yield step(4)
-    sampler = Sampler(asset, build_tree(full))
-    baked = bake(surface, atlas, sampler, size=options.texture_size, alpha=options.alpha)
+    split = split_surface(surface, atlas.chart, atlas.uvs)
+    sampler = Sampler(asset, detail=surface_detail(full.vertices, full.faces, asset.grid.resolution))
+    baked = _baked(surface, split, atlas, sampler, options, check)
     yield step(5)
+    yield step(6, _packed(surface, split, baked, sampler, counts | {"charts": int(atlas.chart.max()) + 1}))
+
+
+def _decoded(asset: OVoxel) -> Mesh:
+    mesh = dual_grid_to_mesh(asset.grid)
+    if not len(mesh.faces):
+        raise EmptyAssetError("The shape has no surface.", "Try another seed or another picture.")
+    return mesh
+
+
+def _prepared(mesh: Mesh, mode: str, voxel: float, check: Check) -> Mesh:
+    if mesh.faces.is_cuda:
+        return gpu_modes.prepare_surface(mesh, mode, voxel=voxel, check=check)
+    return _as_mesh(cpu_modes.prepare_surface(_on_cpu(mesh), mode, voxel=voxel, check=check))
+
+
+def _simplified(mesh: Mesh, target: int, check: Check) -> Mesh:
+    if mesh.faces.is_cuda:
+        return gpu_simplify.simplify(mesh, target, check=check)
+    return _as_mesh(cpu_simplify.simplify(_on_cpu(mesh), target, check=check))
+
+
+def _baked(
+    surface: Surface, split: SplitSurface, atlas: Atlas, sampler: Sampler, options: FinishOptions, check: Check
+) -> Baked:
+    size, alpha, normal_map = options.texture_size, options.alpha, options.normal_map
+    if sampler.asset.attributes.is_cuda:
+        return gpu_bake.bake(split, atlas, sampler, size=size, alpha=alpha, normal_map=normal_map, check=check)
+    frame = split if normal_map else None
+    return cpu_bake.bake(surface, atlas, sampler, size=size, alpha=alpha, split=frame, check=check)
+
+
+def _packed(
+    surface: Surface, split: SplitSurface, baked: Baked, sampler: Sampler, counts: dict[str, int]
+) -> FinishedAsset:
     health = report(surface.vertices, surface.faces)
     counts |= {"faces": health.faces, "vertices": health.vertices, "parts": health.parts}
     counts |= {"boundary_edges": health.boundary_edges, "non_manifold_edges": health.non_manifold_edges}
-    counts |= {"charts": int(atlas.chart.max()) + 1, "covered_texels": baked.covered}
-    order = np.argsort(baked.translucent, kind="stable")
-    vertices, faces, normals, uvs = _split_vertices(surface, atlas)
-    colors = np.rint(255.0 * sampler.at(vertices)[:, [0, 1, 2, 5]]).astype(np.uint8)
+    colors = np.rint(255.0 * sampler.at(split.vertices)[:, [0, 1, 2, 5]]).astype(np.uint8)
     if baked.textures.alpha_mode == "OPAQUE":
         colors[:, 3] = 255
-    finished = FinishedAsset(
-        vertices, faces[order], normals, uvs, colors, baked.textures,
+    order = np.argsort(baked.translucent, kind="stable")
+    return FinishedAsset(
+        split.vertices, split.faces[order], split.normals, split.uvs, colors, baked.textures,
         translucent_faces=int(baked.translucent.sum()), double_sided=not health.watertight,
-        counts=counts, health=health,
+        counts=counts | {"covered_texels": baked.covered}, health=health,
     )  # fmt: skip
-    yield step(6, finished)
 
 
-def _split_vertices(surface: Surface, atlas: Atlas) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(vertices, faces, normals, uvs) with one vertex for each distinct crease group and chart."""
-    groups, normals = crease_normals(surface)
-    key = groups.astype(np.int64).reshape(-1) * (int(atlas.chart.max()) + 1) + np.repeat(atlas.chart, 3)
-    _, first, index = np.unique(key, return_index=True, return_inverse=True)
-    vertices = surface.vertices[surface.faces.reshape(-1)[first]]
-    faces = index.reshape(-1, 3).astype(np.int32)
-    return vertices, faces, normals[groups.reshape(-1)[first]], atlas.uvs.reshape(-1, 2)[first]
+def _on_cpu(mesh: Mesh) -> Surface:
+    return Surface(mesh.vertices.float().cpu().numpy(), mesh.faces.int().cpu().numpy())
+
+
+def _as_mesh(surface: Surface) -> Mesh:
+    return Mesh(torch.from_numpy(surface.vertices), torch.from_numpy(surface.faces))
