@@ -120,6 +120,13 @@ def test_bad_settings_end_with_code_2(picture, tmp_path, bundle, capsys, more, s
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(picture, tmp_path, bundle, capsys):
+    assert generate(picture, picture / "out", bundle) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
+    assert "Structure" not in error
+
+
 def test_unknown_bundle(picture, tmp_path, capsys):
     assert generate(picture, tmp_path / "out", tmp_path / "nowhere") == 2
     assert "no model bundle" in capsys.readouterr().err

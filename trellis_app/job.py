@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trellis_app.errors import EmptyAssetError
+from trellis_app.export.files import check_folder
 from trellis_app.export.formats import check_formats, write_all
 from trellis_app.export.sidecar import RunLog, settings_record
 from trellis_app.export.source import ExportSource
@@ -33,9 +34,10 @@ def run_job(
 ) -> list[Path]:
     """Generate and write every format and `<stem>.json`, all or none; returns the paths written.
 
-    Cheap checks come first: formats and what they need, picture, then the bundle. Raises the errors of errors.py.
+    Cheap checks come first: formats, folder, picture, then the bundle. Raises the errors of errors.py.
     """
     check_formats(options.formats, options.files)
+    check_folder(options.folder)
     picture = read_picture(options.picture)
     pipeline = ImageTo3D.load(settings)
     request = pipeline.resolved(request)

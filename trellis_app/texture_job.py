@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trellis_app.errors import EmptyAssetError
+from trellis_app.export.files import check_folder
 from trellis_app.export.formats import check_formats, write_all
 from trellis_app.export.sidecar import RunLog, settings_record
 from trellis_app.export.source import ExportSource
@@ -42,10 +43,11 @@ def run_texture_job(
 ) -> list[Path]:
     """Texture the mesh and write `<mesh>_textured.<format>` and `.json`; returns the paths written.
 
-    Cheap checks come first: formats, mesh, picture, then the bundle. Raises the errors of errors.py and leaves nothing
-    half-written.
+    Cheap checks come first: formats, folder, mesh, picture, then the bundle. Raises the errors of errors.py and leaves
+    nothing half-written.
     """
     check_formats(job.formats, job.files)
+    check_folder(job.folder)
     mesh = read_mesh(job.mesh)
     picture = read_picture(job.picture)
     pipeline = ImageTo3D.load(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.export.kept import ring_source
 from trellis_app.errors import MachineError, SettingsError
 from trellis_app.export import formats
+from trellis_app.export.files import check_folder
 from trellis_app.export.formats import FORMATS, check_formats, write_all
 from trellis_app.export.source import ExportSource, Part
 from trellis_app.progress import Check
@@ -136,6 +138,17 @@ def test_folders_in_the_way_are_a_sentence(source: ExportSource, tmp_path: Path)
     with pytest.raises(MachineError, match="cannot be written"):
         write_all(source, tmp_path, "ring", ("glb", "ply"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ring.ply"]
+
+
+def test_folders_are_checked_without_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MachineError, match="is a file"):
+        check_folder(tmp_path / "file" / "out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(MachineError, match="Permission denied"):
+        check_folder(tmp_path)
 
 
 def test_a_stop_leaves_nothing(source: ExportSource, tmp_path: Path) -> None:

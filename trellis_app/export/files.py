@@ -35,6 +35,15 @@ def write_atomically(path: str | Path, parts: Iterable[bytes]) -> Path:
     return target
 
 
+def check_folder(folder: Path) -> None:
+    """Raise MachineError where a folder, existing or still to be made, cannot take files; nothing is made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise disk_error(NotADirectoryError(errno.ENOTDIR, f"{there} is a file"), folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise disk_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder)
+
+
 def disk_error(error: OSError, folder: Path) -> MachineError:
     """The sentence for a file system that refuses to write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
