@@ -64,26 +64,26 @@ def test_the_border_of_a_sheet_stays() -> None:
 
 
 def test_decoded_surfaces_meet_the_budget_stay_manifold_and_repeat() -> None:
-    full = repair(decoded(voxel_asset(ring(), 64)), voxel=1 / 64)
+    full = repair(decoded(voxel_asset(ring(), 48)), voxel=1 / 48)
     before = full.vertices.tobytes(), full.faces.tobytes()
-    for target in (500, 5000):
+    for target in (500, 3000):
         small = shrunk(full, target)
         health = report(small.vertices, small.faces, weld=True)
         assert target - 1 <= len(small.faces) <= target
         assert health.watertight
         assert np.bincount(small.faces.ravel()).min() >= 3
-    again = shrunk(full, 5000)
+    again = shrunk(full, 3000)
     assert small.vertices.tobytes() == again.vertices.tobytes()
     assert small.faces.tobytes() == again.faces.tobytes()
-    assert distance(small, full) < 0.5 / 64
+    assert distance(small, full) < 0.5 / 48
     assert before == (full.vertices.tobytes(), full.faces.tobytes())
 
 
 def test_what_rounds_cannot_do_goes_to_the_cpu() -> None:
     small = shrunk(sieve(15), 400)
     health = report(small.vertices, small.faces)
-    assert 100 <= health.faces <= 400
-    assert health.non_manifold_edges == 0
+    assert 200 <= health.faces <= 400
+    assert health.watertight
 
 
 def test_within_the_budget_nothing_happens_and_a_stop_is_heard() -> None:

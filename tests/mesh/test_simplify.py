@@ -114,8 +114,9 @@ def test_a_surface_full_of_tunnels_still_meets_the_budget():
     assert report(plate.vertices, plate.faces).watertight
     small = simplify(plate, 400)
     health = report(small.vertices, small.faces)
-    assert 100 <= health.faces <= 400
-    assert health.non_manifold_edges == 0
+    assert 398 <= health.faces <= 400
+    assert health.watertight
+    assert report(small.vertices, small.faces, weld=True).watertight
     np.testing.assert_allclose(np.ptp(small.vertices, axis=0), np.ptp(plate.vertices, axis=0), atol=0.05)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 BUCKETS = 1 << 13
 STEPS = 32  # buckets for each doubling of the cost
@@ -35,6 +36,15 @@ class Work(NamedTuple):
     state: np.ndarray  # int64 [2] faces left, last mark
 
 
+class Scratch(NamedTuple):
+    """Room for one candidate; made by the caller, since short functions must not make arrays."""
+
+    quadric: np.ndarray  # float64 [10]
+    point: np.ndarray  # float64 [3]
+    cost: np.ndarray  # float32 [1]
+    bits: np.ndarray  # uint32 [1], the same memory
+
+
 class Queue(NamedTuple):
     """Collapse candidates in buckets by cost."""
 
@@ -47,7 +57,7 @@ class Queue(NamedTuple):
     state: np.ndarray  # int64 [3] lowest bucket, first free slot, slots ever used
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _error(q: np.ndarray, x: float, y: float, z: float) -> float:
     return (
         x * (q[0] * x + 2.0 * (q[1] * y + q[2] * z + q[3]))
@@ -57,7 +67,7 @@ def _error(q: np.ndarray, x: float, y: float, z: float) -> float:
     )
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _best_point(work: Work, a: int, b: int, q: np.ndarray, out: np.ndarray) -> float:
     """Least-error point of the merged vertex into `out` (q is scratch); returns its error."""
     for k in range(10):
@@ -65,31 +75,29 @@ def _best_point(work: Work, a: int, b: int, q: np.ndarray, out: np.ndarray) -> f
     c00, c01, c02 = q[4] * q[7] - q[5] * q[5], q[2] * q[5] - q[1] * q[7], q[1] * q[5] - q[2] * q[4]
     c11, c12, c22 = q[0] * q[7] - q[2] * q[2], q[1] * q[2] - q[0] * q[5], q[0] * q[4] - q[1] * q[1]
     det = q[0] * c00 + q[1] * c01 + q[2] * c02
-    p, r = work.points[a], work.points[b]
+    px, py, pz = work.points[a, 0], work.points[a, 1], work.points[a, 2]
+    dx, dy, dz = work.points[b, 0] - px, work.points[b, 1] - py, work.points[b, 2] - pz
     if det > 0.0:
         out[0] = -(c00 * q[3] + c01 * q[6] + c02 * q[8]) / det
         out[1] = -(c01 * q[3] + c11 * q[6] + c12 * q[8]) / det
         out[2] = -(c02 * q[3] + c12 * q[6] + c22 * q[8]) / det
-        reach = away = 0.0
-        for k in range(3):
-            reach += (p[k] - r[k]) ** 2
-            away += (out[k] - 0.5 * (p[k] + r[k])) ** 2
-        if away <= 4.0 * reach:
+        ox, oy, oz = out[0] - px - 0.5 * dx, out[1] - py - 0.5 * dy, out[2] - pz - 0.5 * dz
+        if ox * ox + oy * oy + oz * oz <= 4.0 * (dx * dx + dy * dy + dz * dz):
             return max(_error(q, out[0], out[1], out[2]), 0.0)
     best = 1e300
     for t in (0.5, 0.0, 1.0):
-        x, y, z = p[0] + t * (r[0] - p[0]), p[1] + t * (r[1] - p[1]), p[2] + t * (r[2] - p[2])
+        x, y, z = px + t * dx, py + t * dy, pz + t * dz
         error = _error(q, x, y, z)
         if error < best:
             best, out[0], out[1], out[2] = error, x, y, z
     return max(best, 0.0)
 
 
-@njit(cache=True, nogil=True)
-def _push(queue: Queue, bits: np.ndarray, cost: float, a: int, b: int, stamps: tuple[int, int], tries: int) -> int:
+@leaf
+def _push(queue: Queue, scratch: Scratch, cost: float, a: int, b: int, stamps: tuple[int, int], tries: int) -> int:
     """Append a candidate to the bucket of its cost; when all slots are taken it is dropped (the caller seeds again)."""
-    bits[0] = cost
-    bucket = min(np.int64(bits.view(np.uint32)[0]) >> _BUCKET_BITS, BUCKETS - 1)
+    scratch.cost[0] = cost
+    bucket = min(np.int64(scratch.bits[0]) >> _BUCKET_BITS, BUCKETS - 1)
     slot = queue.state[1]
     if slot >= 0:
         queue.state[1] = queue.following[slot]
@@ -110,7 +118,7 @@ def _push(queue: Queue, bits: np.ndarray, cost: float, a: int, b: int, stamps: t
     return bucket
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _pop(queue: Queue, limit: int) -> int:
     """Take the oldest candidate of the lowest bucket, -1 beyond `limit`; its slot is freed but keeps its values."""
     while queue.state[0] <= limit and queue.first[queue.state[0]] < 0:
@@ -125,7 +133,7 @@ def _pop(queue: Queue, limit: int) -> int:
     return slot
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _mark_ring(work: Work, vertex: int, value: int) -> int:
     """Mark the neighbours of a vertex; dead corners leave its list on the way. Returns how many faces it has."""
     count, previous, corner = 0, -1, work.head[vertex]
@@ -148,7 +156,7 @@ def _mark_ring(work: Work, vertex: int, value: int) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _link_allows(work: Work, a: int, b: int, value: int, tunnels: bool) -> bool:
     """Whether collapsing edge (a, b) keeps the surface manifold: common neighbours are the edge's opposite corners.
 
@@ -178,9 +186,10 @@ def _link_allows(work: Work, a: int, b: int, value: int, tunnels: bool) -> bool:
     return faces == 2 and around > 6  # a tetrahedron stays
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _keeps_sides(work: Work, a: int, b: int, point: np.ndarray, strict: bool) -> bool:
     """Whether no triangle around `a` turns by more than about 75 degrees or becomes a needle when `a` moves."""
+    px, py, pz = work.points[a, 0], work.points[a, 1], work.points[a, 2]
     corner = work.head[a]
     while corner >= 0:
         f, c = corner // 3, corner % 3
@@ -188,10 +197,10 @@ def _keeps_sides(work: Work, a: int, b: int, point: np.ndarray, strict: bool) ->
         i, j = work.faces[f, (c + 1) % 3], work.faces[f, (c + 2) % 3]
         if work.dead[f] or i == b or j == b:
             continue
-        p, q, r = work.points[a], work.points[i], work.points[j]
-        ex, ey, ez = r[0] - q[0], r[1] - q[1], r[2] - q[2]
-        ux, uy, uz = p[0] - q[0], p[1] - q[1], p[2] - q[2]
-        vx, vy, vz = point[0] - q[0], point[1] - q[1], point[2] - q[2]
+        qx, qy, qz = work.points[i, 0], work.points[i, 1], work.points[i, 2]
+        ex, ey, ez = work.points[j, 0] - qx, work.points[j, 1] - qy, work.points[j, 2] - qz
+        ux, uy, uz = px - qx, py - qy, pz - qz
+        vx, vy, vz = point[0] - qx, point[1] - qy, point[2] - qz
         ox, oy, oz = ey * uz - ez * uy, ez * ux - ex * uz, ex * uy - ey * ux
         nx, ny, nz = ey * vz - ez * vy, ez * vx - ex * vz, ex * vy - ey * vx
         old, new = ox * ox + oy * oy + oz * oz, nx * nx + ny * ny + nz * nz
@@ -208,7 +217,7 @@ def _keeps_sides(work: Work, a: int, b: int, point: np.ndarray, strict: bool) ->
     return True
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _collapse(work: Work, a: int, b: int, q: np.ndarray, point: np.ndarray) -> int:
     """Merge b into a at `point` with quadric q; returns the number of faces that vanish."""
     gone, corner = 0, work.head[b]
@@ -236,10 +245,9 @@ def _collapse(work: Work, a: int, b: int, q: np.ndarray, point: np.ndarray) -> i
     return gone
 
 
-@njit(cache=True, nogil=True)
-def _push_ring(work: Work, queue: Queue, a: int, bits: np.ndarray, value: int) -> None:
+@leaf
+def _push_ring(work: Work, queue: Queue, scratch: Scratch, a: int, value: int) -> None:
     """Queue the edges of a changed vertex again."""
-    q, point = np.empty(10), np.empty(3)
     work.mark[a] = value
     corner = work.head[a]
     while corner >= 0:
@@ -251,18 +259,25 @@ def _push_ring(work: Work, queue: Queue, a: int, bits: np.ndarray, value: int) -
             other = work.faces[f, (c + k) % 3]
             if work.mark[other] != value and work.stamp[other] >= 0:
                 work.mark[other] = value
-                cost = _best_point(work, a, other, q, point)
-                _push(queue, bits, cost, a, other, (work.stamp[a], work.stamp[other]), 0)
+                cost = _best_point(work, a, other, scratch.quadric, scratch.point)
+                _push(queue, scratch, cost, a, other, (work.stamp[a], work.stamp[other]), 0)
+
+
+@njit(cache=True, nogil=True)
+def _room() -> Scratch:
+    cost = np.empty(1, np.float32)
+    return Scratch(np.empty(10), np.empty(3), cost, cost.view(np.uint32))
 
 
 @njit(cache=True, nogil=True)
 def seed(work: Work, queue: Queue, pairs: np.ndarray, costs: np.ndarray) -> None:
     """Queue the edges int32 [E, 2] between vertices that are not locked; counts them by bucket int64 [BUCKETS]."""
-    q, point, bits = np.empty(10), np.empty(3), np.empty(1, np.float32)
+    scratch = _room()
+    q, point = scratch.quadric, scratch.point
     for e in range(len(pairs)):
         a, b = pairs[e, 0], pairs[e, 1]
         if work.stamp[a] >= 0 and work.stamp[b] >= 0:
-            bucket = _push(queue, bits, _best_point(work, a, b, q, point), a, b, (work.stamp[a], work.stamp[b]), 0)
+            bucket = _push(queue, scratch, _best_point(work, a, b, q, point), a, b, (work.stamp[a], work.stamp[b]), 0)
             costs[bucket] += 1
 
 
@@ -272,7 +287,8 @@ def shrink(work: Work, queue: Queue, floor: int, limit: int, steps: int, tunnels
 
     Returns the steps done; fewer than asked for say that the slice is finished. work.state[0] holds the faces left.
     """
-    q, point, bits = np.empty(10), np.empty(3), np.empty(1, np.float32)
+    scratch = _room()
+    q, point = scratch.quadric, scratch.point
     alive, value = work.state[0], work.state[1]
     done = 0
     while alive > floor and done < steps:
@@ -295,12 +311,12 @@ def shrink(work: Work, queue: Queue, floor: int, limit: int, steps: int, tunnels
             or not _keeps_sides(work, b, a, point, strict)
         ):
             if tries < _RETRIES:
-                _push(queue, bits, 8.0 * cost + 1e-16, a, b, (work.stamp[a], work.stamp[b]), tries + 1)
+                _push(queue, scratch, 8.0 * cost + 1e-16, a, b, (work.stamp[a], work.stamp[b]), tries + 1)
             continue
         alive -= _collapse(work, a, b, q, point)
         _mark_ring(work, a, value + 2)  # drops dead corners from the list
         value += 3
-        _push_ring(work, queue, a, bits, value)
+        _push_ring(work, queue, scratch, a, value)
     work.state[0], work.state[1] = alive, value
     return done
 

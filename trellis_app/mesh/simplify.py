@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 from trellis_app.mesh.collapse_parts import Shrinking, shrink_in_parts
-from trellis_app.mesh.repair import remove_duplicate_faces, separate
+from trellis_app.mesh.repair import separate
 from trellis_app.mesh.surface import Surface, components, edge_table, face_cross
 from trellis_app.progress import Check, go_on
 
 _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the planes'
 _BORDER = 4.0  # weight of border planes
+_APART = 0.01  # how far cut vertices move apart, relative to the mean side of a face
 _FEWEST_CUT = 100  # below this target a part keeps its tunnels and may stay above it
 _PART = 16_000  # faces of a part
 _SHIFT = 0.37  # parts meet elsewhere in every second pass
@@ -25,68 +27,72 @@ _LEAVE = 1.3  # and reach at least so many times the target
 _AT_ONCE = 0.35  # or this share of the faces, before the parts are cut anew elsewhere
 
 
-@njit(cache=True, nogil=True)
-def _add_plane(q: np.ndarray, nx: float, ny: float, nz: float, d: float, w: float) -> None:
-    q[0] += w * nx * nx
-    q[1] += w * nx * ny
-    q[2] += w * nx * nz
-    q[3] += w * nx * d
-    q[4] += w * ny * ny
-    q[5] += w * ny * nz
-    q[6] += w * ny * d
-    q[7] += w * nz * nz
-    q[8] += w * nz * d
-    q[9] += w * d * d
+@leaf
+def _add_plane(quadrics: np.ndarray, v: int, n: np.ndarray, d: float, w: float) -> None:
+    quadrics[v, 0] += w * n[0] * n[0]
+    quadrics[v, 1] += w * n[0] * n[1]
+    quadrics[v, 2] += w * n[0] * n[2]
+    quadrics[v, 3] += w * n[0] * d
+    quadrics[v, 4] += w * n[1] * n[1]
+    quadrics[v, 5] += w * n[1] * n[2]
+    quadrics[v, 6] += w * n[1] * d
+    quadrics[v, 7] += w * n[2] * n[2]
+    quadrics[v, 8] += w * n[2] * d
+    quadrics[v, 9] += w * d * d
 
 
-@njit(cache=True, nogil=True)
-def _add_point(q: np.ndarray, p: np.ndarray, w: float) -> None:
-    q[0] += w
-    q[4] += w
-    q[7] += w
-    q[3] -= w * p[0]
-    q[6] -= w * p[1]
-    q[8] -= w * p[2]
-    q[9] += w * (p[0] * p[0] + p[1] * p[1] + p[2] * p[2])
+@leaf
+def _add_point(quadrics: np.ndarray, v: int, points: np.ndarray, w: float) -> None:
+    x, y, z = points[v, 0], points[v, 1], points[v, 2]
+    quadrics[v, 0] += w
+    quadrics[v, 4] += w
+    quadrics[v, 7] += w
+    quadrics[v, 3] -= w * x
+    quadrics[v, 6] -= w * y
+    quadrics[v, 8] -= w * z
+    quadrics[v, 9] += w * (x * x + y * y + z * z)
 
 
-@njit(cache=True, nogil=True)
-def _cross(points: np.ndarray, face: np.ndarray, out: np.ndarray) -> float:
-    """Unit normal of a face into `out`; returns twice its area."""
-    p, q, r = points[face[0]], points[face[1]], points[face[2]]
-    ux, uy, uz = q[0] - p[0], q[1] - p[1], q[2] - p[2]
-    vx, vy, vz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
-    x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+@leaf
+def _unit(x: float, y: float, z: float, out: np.ndarray) -> float:
+    """The vector scaled to length 1 into `out` (0 if it is too short); returns its length."""
     long = np.sqrt(x * x + y * y + z * z)
     scale = 1.0 / long if long > 1e-30 else 0.0
     out[0], out[1], out[2] = x * scale, y * scale, z * scale
     return long
 
 
+@leaf
+def _normal(points: np.ndarray, a: int, b: int, c: int, out: np.ndarray) -> float:
+    """Unit normal of a triangle into `out`; returns twice its area."""
+    ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+    vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+    return _unit(uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx, out)
+
+
+@leaf
+def _offset(points: np.ndarray, v: int, n: np.ndarray) -> float:
+    return -(n[0] * points[v, 0] + n[1] * points[v, 1] + n[2] * points[v, 2])
+
+
 @njit(cache=True, nogil=True)
 def _fill_quadrics(points: np.ndarray, faces: np.ndarray, border_halves: np.ndarray, quadrics: np.ndarray) -> None:
-    n = np.empty(3)
+    n, upright = np.empty(3), np.empty(3)
     for f in range(len(faces)):
-        long = _cross(points, faces[f], n)
-        p = points[faces[f, 0]]
-        d = -(n[0] * p[0] + n[1] * p[1] + n[2] * p[2])
+        long = _normal(points, faces[f, 0], faces[f, 1], faces[f, 2], n)
+        d = _offset(points, faces[f, 0], n)
         for c in range(3):
-            _add_plane(quadrics[faces[f, c]], n[0], n[1], n[2], d, long / 6.0)
-            _add_point(quadrics[faces[f, c]], points[faces[f, c]], _PULL * long / 6.0)
+            _add_plane(quadrics, faces[f, c], n, d, long / 6.0)
+            _add_point(quadrics, faces[f, c], points, _PULL * long / 6.0)
     for h in border_halves:
         f, c = h // 3, h % 3
         a, b = faces[f, c], faces[f, (c + 1) % 3]
         ex, ey, ez = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        _cross(points, faces[f], n)
-        x, y, z = ey * n[2] - ez * n[1], ez * n[0] - ex * n[2], ex * n[1] - ey * n[0]
-        long = np.sqrt(x * x + y * y + z * z)
-        if long < 1e-30:
-            continue
-        x, y, z = x / long, y / long, z / long
-        d = -(x * points[a, 0] + y * points[a, 1] + z * points[a, 2])
+        _normal(points, faces[f, 0], faces[f, 1], faces[f, 2], n)
+        _unit(ey * n[2] - ez * n[1], ez * n[0] - ex * n[2], ex * n[1] - ey * n[0], upright)
         weight = _BORDER * (ex * ex + ey * ey + ez * ez)
-        _add_plane(quadrics[a], x, y, z, d, weight)
-        _add_plane(quadrics[b], x, y, z, d, weight)
+        for end in (a, b):
+            _add_plane(quadrics, end, upright, _offset(points, a, upright), weight)
 
 
 def _start(surface: Surface, check: Check) -> Shrinking:
@@ -111,19 +117,28 @@ def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
     """
     if len(surface.faces) <= target:
         return surface
+    for excess in (0.5, 0.25, 0.1, 0.03, 0.0, 0.0):
+        surface = _settled(surface, target, check)
+        if len(surface.faces) <= target:
+            return surface
+        if target < _FEWEST_CUT:
+            break
+        goal = target + int(excess * (len(surface.faces) - target))
+        pinched = _without_doubles(_collapsed(surface, goal, tunnels=True, check=check))
+        surface = separate(pinched, apart=_APART * _mean_side(pinched)).compacted()
+        if len(surface.faces) <= target:
+            return surface
+    return _drop_smallest_parts(surface, target)
+
+
+def _settled(surface: Surface, target: int, check: Check) -> Surface:
+    """Collapsed as far as its topology allows; what was refused is tried afresh while that helps."""
     for _ in range(3):
         before = len(surface.faces)
         surface = _collapsed(surface, target, tunnels=False, check=check)
-        if len(surface.faces) <= target:
-            return surface
-        if len(surface.faces) > 0.98 * before:
+        if len(surface.faces) <= target or len(surface.faces) > 0.98 * before:
             break
-    for share in (0.95, 0.9, 0.8) if target >= _FEWEST_CUT else ():
-        pinched = _collapsed(surface, int(share * target), tunnels=True, check=check)
-        surface = separate(remove_duplicate_faces(pinched))
-        if len(surface.faces) <= target:
-            return surface.compacted()
-    return _drop_smallest_parts(surface, target)
+    return surface
 
 
 def _collapsed(surface: Surface, target: int, *, tunnels: bool, check: Check) -> Surface:
@@ -137,6 +152,28 @@ def _collapsed(surface: Surface, target: int, *, tunnels: bool, check: Check) ->
             break
     mesh = shrink_in_parts(mesh, target, parts=1, tunnels=tunnels, check=check)
     return Surface(mesh.points.astype(np.float32), mesh.faces).compacted()
+
+
+def _mean_side(surface: Surface) -> float:
+    corners = surface.vertices[surface.faces]
+    return float(np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1).mean()) if len(corners) else 0.0
+
+
+def _without_doubles(surface: Surface) -> Surface:
+    """Coincident faces of opposite winding cancel in pairs, so that what was closed stays closed."""
+    faces = surface.faces
+    turned = np.take_along_axis(faces, (faces.argmin(axis=1)[:, None] + np.arange(3)) % 3, axis=1)
+    sign = np.where(turned[:, 1] < turned[:, 2], 1, -1)
+    corners = np.sort(faces, axis=1)
+    order = np.lexsort((sign, *corners.T))
+    fresh = np.concatenate([[True], np.any(np.diff(corners[order], axis=0) != 0, axis=1)])
+    group = np.cumsum(fresh) - 1
+    balance = np.bincount(group, weights=sign[order]).astype(int)[group]
+    place = np.arange(len(order)) - np.flatnonzero(fresh)[group]
+    members = np.bincount(group)[group]
+    keep = np.zeros(len(faces), dtype=bool)
+    keep[order] = np.where(balance < 0, place < -balance, place >= members - balance)
+    return surface.keep_faces(keep)
 
 
 def _drop_smallest_parts(surface: Surface, target: int) -> Surface:
