@@ -33,7 +33,8 @@ from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
 from trellis_app.manifest import LATENT_FACTOR, Preset
-from trellis_app.models.flow_transformer import ConditionMemory
+from trellis_app.models.condition import ConditionMemory
+from trellis_app.models.flow_transformer import FlowTransformer
 from trellis_app.models.latent_flow import LatentFlow
 from trellis_app.models.material_vae import MaterialDecoder, attributes
 from trellis_app.models.shape_vae import ShapeDecoder, ShapeEncoder, shape_features
@@ -329,7 +330,8 @@ class ImageTo3D:
                 random.set_state(state)
             yield Attempt(final=True)
 
-    def _resident(self, key: str, kind: type[Model]) -> AbstractContextManager[Model]:
+    @contextmanager
+    def _resident(self, key: str, kind: type[Model]) -> Iterator[Model]:
         """The bundle's model under `key` on the device for the length of the block."""
         model = self.bundle.model(key, self.device, home=self._residency.home(key))
         if not isinstance(model, kind):
@@ -337,7 +339,12 @@ class ImageTo3D:
                 f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
                 "Use the pipeline.json that belongs to the bundle.",
             )
-        return self._residency.resident(key, model)
+        with self._residency.resident(key, model) as there:
+            try:
+                yield there
+            finally:
+                if isinstance(model, FlowTransformer) and not self._residency.stays(key):
+                    model.recordings.clear()
 
     def _sample(
         self, velocity: Velocity[Latent], noise: Latent, run: Run, stage: Stage

@@ -122,6 +122,10 @@ class Residency:
         self._last = ("", "")  # the two models that were asked for last
         self._followers: dict[tuple[str, str], str] = {}
 
+    def stays(self, key: str) -> bool:
+        """Whether a model remains on the device between its uses."""
+        return key in self.plan.stays
+
     def home(self, key: str) -> torch.device:
         """Where a model's weights are to be loaded to."""
         return self.device if key in self.plan.stays else torch.device("cpu")

@@ -1,5 +1,6 @@
 """Flow transformers against vectors of the original classes at a tiny size."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from trellis_kernels.row_ops.reference import norm_rotate
 
 from tests.models.golden import Golden, read_golden
+from trellis_app.models.recording import FlowInputs
+from trellis_app.models.registry import build_model
 from trellis_app.sparse.attention import rotary_phases
-from trellis_app.sparse.rowwise import AUTOMATIC, compiled_row_ops, norm_rotate_real, use_row_ops
+from trellis_app.sparse.rowwise import AUTOMATIC, REFERENCE, compiled_row_ops, norm_rotate_real, use_row_ops
 from trellis_app.sparse.tensor import SparseTensor
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06}
@@ -98,6 +101,39 @@ def test_rotary_positions(shared: Path, head_dim: int) -> None:
     for op in (norm_rotate, norm_rotate_real):
         turned = op(q[:, None], torch.ones(1, 2, head_dim), phases)[:, 0] * undo
         torch.testing.assert_close(turned, golden[f"out.hd{head_dim}_q_rot"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+def test_recorded_passes_equal_plain_ones() -> None:
+    """Three runs of two sizes: the first pass of a size runs as it is, the next ones from its recording."""
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    sizes = dict(model_channels=64, cond_channels=16, num_blocks=2, num_heads=2, resolution=8, in_channels=4)
+    flow = build_model("SLatFlowModel", {**sizes, "out_channels": 4, "dtype": "bfloat16"}).to(device).eval()
+    for parameter in flow.parameters():
+        parameter.data.normal_(std=0.1)
+    flow.set_precision(torch.bfloat16)
+    for seed, count in ((1, 90), (2, 40), (3, 90)):
+        torch.manual_seed(seed)
+        coords = torch.nn.functional.pad(torch.randint(0, 64, (count, 3), device=device), (1, 0)).int()
+        tokens = torch.randn(1, 7, 16, device=device)
+        with torch.inference_mode():
+            memories = [flow.remember(tokens), flow.remember(torch.zeros_like(tokens[:, :1]))]
+        for t in (900.0, 500.0, 20.0):
+            x = SparseTensor.packed(torch.randn(count, 4, device=device), coords, (count,))
+            time = torch.tensor([t], device=device)
+            for memory in memories:
+                with torch.inference_mode():
+                    recorded = flow(x, time, memory).feats
+                with torch.no_grad(), torch.autocast("cuda", enabled=False):
+                    use_row_ops(flow, REFERENCE)
+                    exact = flow._velocity(
+                        FlowInputs(x.feats, x.packing, rotary_phases(coords[:, 1:], 32), time, memory)
+                    )
+                    use_row_ops(flow, AUTOMATIC)
+                torch.testing.assert_close(recorded, exact, atol=0.03, rtol=0.03)
+    assert copy.deepcopy(flow).recordings._known == {}
+    flow.recordings.clear()
 
 
 @pytest.mark.parametrize("case", ["ss_flow", "slat_flow_tex"])

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
+from trellis_app.models.recording import FlowInputs, Recordings, worth_recording
 from trellis_app.sparse.attention import attend, fastest_attention
 from trellis_app.sparse.layers import LayerNorm32
 from trellis_app.sparse.packing import Packing
@@ -68,16 +70,6 @@ class FlowParams:
     @property
     def torso_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
-
-
-@dataclass(frozen=True, eq=False)
-class ConditionMemory:
-    """Keys and values of the picture for every block: computed once an asset, used at every sampler step."""
-
-    keys: tuple[torch.Tensor, ...]  # per block [B * L, H, D], normed
-    values: tuple[torch.Tensor, ...]  # per block [B * L, H, D]
-    packing: Packing  # B items of L tokens
-    constants: tuple[torch.Tensor, ...] | None = None  # per block [B, C]: what attention to one token adds to any row
 
 
 class HeadGain(nn.Module):
@@ -199,6 +191,7 @@ class FlowTransformer(nn.Module):
         width = params.model_channels
         self.params = params
         self.torso_dtype = torch.float32
+        self.recordings = Recordings()
         self.input_layer = nn.Linear(params.in_channels, width)
         self.t_embedder = TimeEmbedder(width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -242,9 +235,7 @@ class FlowTransformer(nn.Module):
         pairs = [cast(FlowBlock, block).cross_attn.keys_and_values(rows) for block in self.blocks]
         keys, values = zip(*pairs, strict=True)
         constants = None
-        if (
-            length == 1 and tokens.is_cuda
-        ):  # softmax over one key is 1 (on a CPU the order of sums, so the bytes, would change)
+        if length == 1 and tokens.is_cuda:  # softmax over one key is 1; on a CPU this would change the order of sums
             attentions = [cast(FlowBlock, block).cross_attn for block in self.blocks]
             constants = tuple(a.to_out(v.flatten(1)) for a, v in zip(attentions, values, strict=True))
         return ConditionMemory(keys, values, Packing((length,) * items, tokens.device), constants)
@@ -261,13 +252,21 @@ class FlowTransformer(nn.Module):
         condition: torch.Tensor | ConditionMemory,
     ) -> torch.Tensor:  # fmt: skip
         """Packed rows [N, in_channels] at times t [B] -> float32 [N, out_channels]."""
-        memory = condition if isinstance(condition, ConditionMemory) else self.remember(condition)
+        if not isinstance(condition, ConditionMemory):
+            return self._velocity(FlowInputs(rows, packing, phases, t, self.remember(condition)))
+        inputs = FlowInputs(rows, packing, phases, t, condition)
+        if worth_recording(rows):
+            return self.recordings.run(self._velocity, inputs, self.input_layer.weight)
+        return self._velocity(inputs)
+
+    def _velocity(self, inputs: FlowInputs) -> torch.Tensor:
+        rows, packing, phases, memory = inputs.rows, inputs.packing, inputs.phases, inputs.memory
         dtype = working_dtype(rows, self.torso_dtype)
         with full_precision(rows):
             h = self.input_layer(rows.float())
             if self.position_layer is not None:
                 h = h + self.position_layer(phases.flatten(1))
-            shared = self.adaLN_modulation(self.t_embedder(t))
+            shared = self.adaLN_modulation(self.t_embedder(inputs.time))
         if dtype == self.torso_dtype:  # under autocast the residual stream stays float32
             h, shared = h.to(dtype), shared.to(dtype)
         constants = memory.constants or (None,) * len(self.blocks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from trellis_app.models.flow_transformer import ConditionMemory, FlowTransformer
+from trellis_app.models.condition import ConditionMemory
+from trellis_app.models.flow_transformer import FlowTransformer
 from trellis_app.sparse.attention import rotary_phases
 from trellis_app.sparse.tensor import SparseTensor
 
