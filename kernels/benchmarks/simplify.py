@@ -41,15 +41,15 @@ SAMPLES = 200_000
 TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
 
 
-def surfaces(objects: int) -> Iterator[tuple[str, Surface, int, float]]:
+def surfaces(objects: int, objects_from: Path) -> Iterator[tuple[str, Surface, int, float]]:
     """(name, repaired surface, target, side of a voxel); golden meshes and objects only where they are at hand."""
     golden = SHARED / "golden/geometry/mesh_to_dual_grid.safetensors"
     if golden.is_file():
         values = load_file(golden)
         for name in GOLDEN:
             yield name, voxelised(values[f"{name}.vertices"], values[f"{name}.faces"]), FACES, 1 / SIDE
-    if (SHARED / "data/dev.npz").is_file():
-        library = read_library(SHARED / "data/dev.npz")
+    if objects_from.is_file():
+        library = read_library(objects_from)
         for index in np.linspace(0, len(library) - 1, objects).astype(int):
             thing = library[int(index)]
             points = thing.vertices - (thing.vertices.min(0) + thing.vertices.max(0)) / 2
@@ -144,7 +144,7 @@ def compare(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     if options.json and options.json.is_file():
         known = {row["name"]: row for row in json.loads(options.json.read_text())["rows"] if row["tool"] == "pyfqmr"}
     simplify(repaired(synthetic_asset(64).grid), 1000)
-    for name, full, target, voxel in surfaces(options.objects):
+    for name, full, target, voxel in surfaces(options.objects, options.library):
         tools: dict[str, Callable[[], Surface]] = {"cpu": lambda f=full, t=target: simplify(f, t)}
         if device.type == "cuda":
             tools["gpu"] = on_device(full, target, device)
@@ -162,6 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--objects", type=int, default=6, help="how many objects of the library")
+    parser.add_argument("--library", type=Path, default=SHARED / "data/dev.npz", help="mesh collection")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="JSON of a run with pyfqmr, for its figures")
     parser.add_argument("--untested", action="store_true", help="do not run the tests first")

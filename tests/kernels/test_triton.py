@@ -23,7 +23,7 @@ from trellis_kernels.edge_collapse.triton import (  # noqa: E402
 )
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
-from trellis_kernels.neighbour_map.triton import child_map_kernel, map_kernel  # noqa: E402
+from trellis_kernels.neighbour_map.triton import child_map_kernel, map_kernel, mask_kernel, table_kernel  # noqa: E402
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.row_ops.triton import child_kernel, head_kernel, row_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
@@ -32,7 +32,17 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-OPS = ("voxel_index", "neighbour_map", "sparse_conv", "grid_sample", "dual_grid_faces", "rasterise", "row_ops")
+OPS = (
+    "voxel_index",
+    "neighbour_map",
+    "sparse_conv",
+    "grid_sample",
+    "dual_grid_faces",
+    "rasterise",
+    "row_ops",
+    "mesh_links",
+    "edge_collapse",
+)
 DRAW, RESOLVE = (
     "*i32 *fp64 *i32 *i32 *i32 *i32 *i32 *i32 *fp32 *i64 i32 i32",
     "*i32 *fp64 *fp64 *i32 *i64 *i32 *fp32 *fp32 i32 i32 i32",
@@ -83,6 +93,8 @@ CASES = [
     Case("lookup", lookup_kernel, "*i64 *i32 *i32 *i64 i32 i32", dict(BLOCK=256), {}),
     Case("map", map_kernel, "*i32 *i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
+    Case("mask", mask_kernel, "*i32 *i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
+    Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
     Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
     Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),

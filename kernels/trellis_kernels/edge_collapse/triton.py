@@ -83,7 +83,7 @@ def merged(points, quadrics, a, b, mask):
     return x, y, z, q0, q1, q2, q3, q4, q5, q6, q7, q8, tl.maximum(best, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def keys_kernel(
     points, quadrics, edges, refused, cost, key, count,
     TRIES: tl.constexpr, STEP_BITS: tl.constexpr, NEVER: tl.constexpr, BLOCK: tl.constexpr,
@@ -108,7 +108,7 @@ def keys_kernel(
     tl.store(key + e, tl.where(gone, NEVER, (step << 32) | m), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "count"])
 def least_kernel(edges, key, limit, least, count, BLOCK: tl.constexpr):
     """The least key at most `limit` of the edges at each vertex."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -118,7 +118,7 @@ def least_kernel(edges, key, limit, least, count, BLOCK: tl.constexpr):
     tl.atomic_min(least + tl.load(edges + e * 2 + 1, mask=able, other=0), k, mask=able)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def near_kernel(edges, least, near, count, BLOCK: tl.constexpr):
     """Lower `near` (at first a copy of `least`) to the least key of the neighbours."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -130,7 +130,7 @@ def near_kernel(edges, least, near, count, BLOCK: tl.constexpr):
     tl.atomic_min(near + b, at_a, mask=inside & (at_a < at_b))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "count"])
 def winners_kernel(edges, key, limit, near, wins, count, BLOCK: tl.constexpr):
     """uint8 [E]: the edge holds the least key near both its ends."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -201,7 +201,7 @@ def keeps_sides(
     return good & (corner < 0), corners
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def examine_kernel(
     points, quadrics, border, faces, alive, head, following, edges, refused, picked, vanishing, out, row, count,
     LENIENT: tl.constexpr, LONGEST: tl.constexpr, TURN: tl.constexpr, NEEDLE: tl.constexpr, LANES: tl.constexpr,
@@ -260,7 +260,7 @@ def examine_kernel(
     tl.store(row + 9, value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def merge_kernel(
     points, quadrics, border, faces, alive, head, tail, following, edges, picked, new, row, target, touched, count,
     LANES: tl.constexpr,
@@ -293,7 +293,7 @@ def merge_kernel(
     tl.store(touched + b, tl.full([LANES], 1, tl.uint8), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def follow_kernel(edges, refused, target, touched, count, BLOCK: tl.constexpr):
     """Point edges at the vertices that took over; a changed end clears the refusals."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -12,7 +12,7 @@ BLOCK = 128  # corners of a program that walks no list
 LANES = 32  # lanes of a program that walks lists: one warp, as all wait for the longest list
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def link_kernel(faces, head, tail, following, count, BLOCK: tl.constexpr):
     """Chain the corners int32 [3 F] of each vertex."""
     corner = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -23,7 +23,7 @@ def link_kernel(faces, head, tail, following, count, BLOCK: tl.constexpr):
     tl.store(tail + vertex, corner, mask=inside & (before < 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def own_kernel(faces, head, following, own, faces_at, border, count, LANES: tl.constexpr):
     """Whether each half-edge is the lowest of its edge (uint8 [3 F]), how many there are, and the border vertices."""
     half = tl.program_id(0) * LANES + tl.arange(0, LANES)
@@ -64,7 +64,7 @@ def cross(ax, ay, az, bx, by, bz):
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def planes_kernel(points, faces, order, end, quadrics, count, pull, LANES: tl.constexpr):
     """Sum the planes of each vertex's faces, in the order int64 [3 F] of its corners, ending at end int64 [V + 1]."""
     vertex = tl.program_id(0) * LANES + tl.arange(0, LANES)
