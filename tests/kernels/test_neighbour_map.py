@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trellis_kernels.neighbour_map.op import child_map, neighbour_map
-from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask
+from trellis_kernels.neighbour_map.op import child_map, neighbour_map, neighbour_mask, neighbour_table
+from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary
 
 from tests.kernels.test_voxel_index import IMPLEMENTATIONS, random_voxels
 
@@ -44,6 +44,18 @@ def test_children_take_their_parents_map(implementation: str, count: int) -> Non
     parent_map = neighbour_map(parents, implementation="reference")
     found = child_map(parent_map, slots, implementation=implementation)
     assert torch.equal(found, neighbour_map(coords, implementation="reference"))
+
+
+@pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
+@pytest.mark.parametrize(("count", "kernel_size"), [(0, 3), (1, 3), (300, 3), (70, 1)])
+def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> None:
+    found = neighbour_map(random_voxels(count, 7, 1, seed=3), kernel_size=kernel_size, implementation="reference")
+    masks = neighbour_mask(found, implementation=implementation)
+    assert masks.tolist() == [sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in found.tolist()]
+    order = torch.randperm(len(found)).int()
+    table = neighbour_table(found, order, len(found) + 5, implementation=implementation)
+    assert torch.equal(table[:, : len(found)], found[order.long()].T)
+    assert (table[:, len(found) :] == -1).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -181,7 +181,8 @@ class UpBlock(nn.Module):
         logits = x.replace(self.to_subdiv(x.feats)) if self.to_subdiv is not None else None
         children = self.existing(x, logits if guide is None else guide)
         h = self.conv1.to_children(self.norm1(x.feats), x.cache, children)
-        h = self.conv2(self.norm2(h), children.cache)
+        h = self.norm2(h)  # one name for all of them: each is freed as soon as the next is there
+        h = self.conv2(h, children.cache)
         h = self.row_ops.add_parents(h, x.feats, children.slots)
         return SparseTensor(h, children.cache.coords, children.cache), logits
 

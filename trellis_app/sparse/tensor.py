@@ -65,7 +65,9 @@ class SpatialCache:
     def lengths(self) -> tuple[int, ...]:
         """Rows of each batch item; without lengths given at construction the batch ends at its last filled item."""
         if self._lengths is None:
-            self._lengths = tuple(torch.bincount(self.coords[:, 0].long()).tolist())
+            items = int(self.coords[-1, 0]) + 1 if len(self.coords) else 0
+            ends = torch.arange(items + 1, dtype=torch.int32, device=self.coords.device)
+            self._lengths = tuple(torch.searchsorted(self.coords[:, 0].contiguous(), ends).diff().tolist())
         return self._lengths
 
     @property

@@ -53,3 +53,23 @@ def child_map(parent_map: torch.Tensor, slots: torch.Tensor, *, implementation: 
 
         return triton.child_map(parent_map.contiguous(), rows, slots.contiguous())
     return reference.child_map(parent_map, rows, slots)
+
+
+def neighbour_mask(neighbours: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+    """int32 [N, V], V <= 31 -> int32 [N] with bit v set where neighbour v exists."""
+    if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.mask(neighbours.contiguous())
+    return reference.neighbour_mask(neighbours)
+
+
+def neighbour_table(
+    neighbours: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
+) -> torch.Tensor:
+    """int32 [N, V] with its rows in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 from column N on."""
+    if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.table(neighbours.contiguous(), order, columns)
+    return reference.table(neighbours, order, columns)

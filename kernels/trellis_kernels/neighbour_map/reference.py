@@ -44,6 +44,14 @@ def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
     return ((neighbours >= 0) * bits).sum(dim=1, dtype=torch.int32)
 
 
+def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
+    """int32 [N, V], rows taken in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 beyond N."""
+    count, volume = neighbours.shape
+    out = torch.full((volume, columns), -1, dtype=torch.int32, device=neighbours.device)
+    out[:, :count] = neighbours[order.to(torch.int64)].T
+    return out
+
+
 def gray_to_binary(code: torch.Tensor) -> torch.Tensor:
     """int32 [N] Gray code words -> the numbers they stand for (prefix xor from the top bit; F. Gray 1953)."""
     for shift in (1, 2, 4, 8, 16):

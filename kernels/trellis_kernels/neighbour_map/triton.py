@@ -75,3 +75,54 @@ def neighbour_map(
                 K=kernel_size, DILATION=dilation, ROWS=tile, PAD=pad,
             )  # fmt: skip
     return out
+
+
+@triton.jit(do_not_specialize=["count"])
+def mask_kernel(neighbours, out, count, VOLUME: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr):
+    """neighbours int32 [N, VOLUME] -> out int32 [N]: bit v is set where neighbour v exists."""
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    v = tl.arange(0, PAD)
+    inside = (i < count)[:, None] & (v < VOLUME)[None, :]
+    row = tl.load(neighbours + i[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
+    bits = tl.where(row >= 0, 1 << v[None, :], 0)
+    tl.store(out + i, tl.sum(bits, axis=1), mask=i < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def table_kernel(
+    neighbours, order, out, count, stride, VOLUME: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr
+):  # fmt: skip
+    """neighbours int32 [N, VOLUME] -> out int32 [VOLUME, stride]: column c holds row order[c], -1 from column N on."""
+    c = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    v = tl.arange(0, PAD)
+    source = tl.load(order + c, mask=c < count, other=0).to(tl.int64)
+    inside = (c < count)[:, None] & (v < VOLUME)[None, :]
+    row = tl.load(neighbours + source[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
+    at = out + v[:, None].to(tl.int64) * stride + c[None, :]
+    tl.store(at, tl.trans(row), mask=(v < VOLUME)[:, None] & (c < stride)[None, :])
+
+
+def mask(neighbours: torch.Tensor) -> torch.Tensor:
+    """int32 [N, V], V <= 31 -> int32 [N]."""
+    count, volume = neighbours.shape
+    out = torch.empty(count, dtype=torch.int32, device=neighbours.device)
+    pad = triton.next_power_of_2(volume)
+    if count:
+        with on_device(neighbours.device):
+            mask_kernel[(triton.cdiv(count, TILE // pad),)](
+                neighbours, out, count, VOLUME=volume, ROWS=TILE // pad, PAD=pad
+            )
+    return out
+
+
+def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
+    """int32 [N, V] in the order int32 [N] -> int32 [V, columns], -1 beyond N."""
+    count, volume = neighbours.shape
+    out = torch.empty((volume, columns), dtype=torch.int32, device=neighbours.device)
+    pad = triton.next_power_of_2(volume)
+    if columns:
+        with on_device(neighbours.device):
+            table_kernel[(triton.cdiv(columns, TILE // pad),)](
+                neighbours, order, out, count, columns, VOLUME=volume, ROWS=TILE // pad, PAD=pad
+            )
+    return out

@@ -7,7 +7,8 @@ from functools import cached_property
 
 import torch
 
-from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, neighbour_mask, visited
+from trellis_kernels.neighbour_map.op import neighbour_mask, neighbour_table
+from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary, visited
 
 ROW_PAD = 256  # the table is padded to whole blocks of up to this many rows
 
@@ -51,11 +52,7 @@ class ConvPlan:
     @cached_property
     def table(self) -> torch.Tensor:
         """int32 [V, N padded to ROW_PAD]: the map in plan order, offsets outermost; -1 = none."""
-        count, volume = self.neighbours.shape
-        padded = -(-count // ROW_PAD) * ROW_PAD
-        table = torch.full((volume, padded), -1, dtype=torch.int32, device=self.neighbours.device)
-        table[:, :count] = self.neighbours[self.order.to(torch.int64)].T
-        return table
+        return neighbour_table(self.neighbours, self.order, -(-self.neighbours.shape[0] // ROW_PAD) * ROW_PAD)
 
     def offsets(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The kernel offsets that blocks of rows visit, int32 [T], and where each list begins, int32 [blocks + 1]."""
@@ -77,7 +74,7 @@ class ConvPlan:
         by_number = row.view(parents, 8)[self.order.to(torch.int64)].T.flatten()
         found = torch.nonzero(by_number >= 0)[:, 0]  # child number * parents + column, ascending
         number, column = found // parents, found % parents
-        counts = torch.bincount(number, minlength=8)
+        counts = torch.searchsorted(found, torch.arange(9, device=device) * parents).diff()
         sizes = (counts + block - 1) // block * block
         shift = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
         place = torch.arange(count, device=device) + shift[number]
