@@ -52,31 +52,26 @@ def _sheet_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray,
     normals = np.zeros((len(vertices), 3), np.float32)
     for i in range(len(vertices)):
         if used[i]:
-            normals[i] = _principal(sums[i])
+            x, y, z = _principal(sums[i])
+            normals[i, 0], normals[i, 1], normals[i, 2] = x, y, z
     return normals, used
 
 
 @njit(cache=True, nogil=True)
-def _principal(s: np.ndarray) -> np.ndarray:
+def _principal(s: np.ndarray) -> tuple[float, float, float]:
     """Eigenvector of the largest eigenvalue of the symmetric matrix (xx, yy, zz, xy, xz, yz), by repeated squaring."""
-    m = np.array([[s[0], s[3], s[4]], [s[3], s[1], s[5]], [s[4], s[5], s[2]]])
     trace = s[0] + s[1] + s[2]
     if not trace > 0:
-        return np.array([0.0, 0.0, 1.0])
-    m /= trace
+        return 0.0, 0.0, 1.0
+    a, b, c, d, e, f = s[0] / trace, s[1] / trace, s[2] / trace, s[3] / trace, s[4] / trace, s[5] / trace
     for _ in range(_SQUARINGS):
-        squared = np.zeros((3, 3))
-        for r in range(3):
-            for c in range(3):
-                for k in range(3):
-                    squared[r, c] += m[r, k] * m[k, c]
-        m = squared / (squared[0, 0] + squared[1, 1] + squared[2, 2])
-    best = 0
-    for k in range(1, 3):
-        if m[k, k] > m[best, best]:
-            best = k
-    column = m[:, best].copy()
-    return column / np.sqrt((column * column).sum())
+        aa, bb, cc = a * a + d * d + e * e, b * b + d * d + f * f, c * c + e * e + f * f
+        dd, ee, ff = a * d + d * b + e * f, a * e + d * f + e * c, d * e + b * f + f * c
+        scale = 1.0 / (aa + bb + cc)
+        a, b, c, d, e, f = aa * scale, bb * scale, cc * scale, dd * scale, ee * scale, ff * scale
+    x, y, z = (a, d, e) if a >= b and a >= c else (d, b, f) if b >= c else (e, f, c)
+    length = np.sqrt(x * x + y * y + z * z)
+    return x / length, y / length, z / length
 
 
 def surfels(voxels: OVoxel) -> Surfels:
