@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -60,6 +60,7 @@ from trellis_app.weights import Bundle, load_bundle, resolve_source
 
 LOG = logging.getLogger(__name__)
 MEGABYTE = 10**6
+ENCODER, MATTE = "image_cond_model", "rembg_model"  # as pipeline.json calls them
 CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
 CASCADE_FLOOR = 1024
 STRUCTURE_IMAGE_SIZE = 512
@@ -108,6 +109,9 @@ class ImageTo3D:
         self._encoder = encoder or load_image_encoder(bundle, device)
         self._matte = matte or load_matte(bundle, device)
         sizes = {key: bundle.weight_bytes(key, device) for key in bundle.config.models}
+        for key, tool in ((ENCODER, self._encoder), (MATTE, self._matte)):
+            network = network_of(tool)
+            sizes[key] = sum(p.numel() * p.element_size() for p in network.parameters()) if network else 0
         self._residency = Residency(device, plan(sizes, device, memory_budget_gb))
         self._shares: dict[Stage, float] | None = None
 
@@ -150,12 +154,14 @@ class ImageTo3D:
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
-        return prepare(picture, self._matte, options)
+        with self._at_hand(MATTE, self._matte):
+            return prepare(picture, self._matte, options)
 
     @torch.inference_mode()
     def features(self, prepared: PreparedImage, size: int) -> ImageFeatures:
         """Conditioning tokens [1, L, C] at the picture side `size` (encoders with one size ignore it)."""
-        return ImageFeatures(self._encoder.encode([prepared.rgb], size))
+        with self._at_hand(ENCODER, self._encoder):
+            return ImageFeatures(self._encoder.encode([prepared.rgb], size))
 
     def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
         """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
@@ -330,6 +336,11 @@ class ImageTo3D:
                 random.set_state(state)
             yield Attempt(final=True)
 
+    def _at_hand(self, key: str, tool: object) -> AbstractContextManager[object]:
+        """The network inside an encoder or background remover on the device, if it has one."""
+        network = network_of(tool)
+        return self._residency.resident(key, network) if network is not None else nullcontext()
+
     @contextmanager
     def _resident(self, key: str, kind: type[Model]) -> Iterator[Model]:
         """The bundle's model under `key` on the device for the length of the block."""
@@ -385,6 +396,12 @@ def memory_told() -> Iterator[None]:
         raise MachineError(
             "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."
         ) from error
+
+
+def network_of(tool: object) -> nn.Module | None:
+    """The network that an image encoder or a background remover runs."""
+    network = getattr(tool, "network", None)
+    return network if isinstance(network, nn.Module) else None
 
 
 def on_cpu(result: Result) -> Result:
