@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Generator
-from dataclasses import replace
-from pathlib import Path
 
 import spaces  # before anything that touches CUDA
 from PIL import Image
@@ -16,25 +13,13 @@ from trellis_app.errors import TrellisError
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.mesh.user_mesh import UserMesh
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.settings import AppSettings, GenerationRequest, app_settings
+from trellis_app.settings import GenerationRequest
 from trellis_app.texturing import TextureOptions, texture
 from trellis_app.types import PreparedImage, StageEvent
 from trellis_app.ui.build import build_ui, launch_options
+from trellis_app.ui.flags import parse_settings
 from trellis_app.ui.handlers import Work
 from trellis_app.warmup import warm_up
-
-
-def parse_settings(arguments: list[str] | None = None) -> AppSettings:
-    """Flags override the environment (TRELLIS_HOST, TRELLIS_PORT, ...); see README."""
-    parser = argparse.ArgumentParser(prog="python app.py", description="Picture to textured 3D asset, in the browser.")
-    parser.add_argument("--host", help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--bundle", help="auto, mini, a folder, or owner/name on the Hugging Face hub")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--memory-budget-gb", type=float, help="GPU memory that the models may use")
-    parser.add_argument("--output-folder", type=Path, help="where every run's files are kept")
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    return replace(app_settings(), **given)
 
 
 @spaces.GPU(duration=30)

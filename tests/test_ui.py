@@ -343,6 +343,12 @@ class TestControls:
         assert all(s.info and s.minimum < s.maximum for s in made)
         assert len(handlers.page.picture.advanced.samplers) == len(STAGES) * len(ranged_fields(SamplerSettings()))
 
+    @pytest.mark.parametrize(("typed", "meant"), [(None, 1000), (-5, 1000), (2500, 2500), (99_999_999, 1_000_000)])
+    def test_a_number_beyond_the_range_means_its_end(self, typed: float | None, meant: float) -> None:
+        with gr.Blocks():
+            faces, _ = sliders(FinishOptions(), prefix="y")
+        assert faces.preprocess(typed) == meant
+
     def test_slider_values_keep_whole_numbers_whole(self) -> None:
         settings = with_values(SamplerSettings(), [5.0, 2.0, 0.1, 1.0])
         assert settings == SamplerSettings(steps=5, guidance_strength=2.0, guidance_rescale=0.1, rescale_t=1.0)

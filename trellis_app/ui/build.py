@@ -142,7 +142,7 @@ def _connect_files(page: Page, handlers: Handlers) -> None:
         handlers.choose_purpose, [page.run, finish.purpose], [*finish.controls, finish.update], **AT_ONCE
     )
     gr.on(
-        [control.input for control in finish.controls],
+        [control.release if isinstance(control, gr.Slider) else control.input for control in finish.controls],
         handlers.weigh,
         [page.run, *finish.controls],
         [finish.purpose, finish.update],

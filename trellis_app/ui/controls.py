@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from trellis_app.settings import FileOptions, FinishOptions, SamplerSettings
 
+Numeric = TypeVar("Numeric", gr.Slider, gr.Number)
 Settings = SamplerSettings | FinishOptions | FileOptions
 
 
@@ -24,18 +26,17 @@ def sliders(settings: Settings, *, prefix: str) -> list[gr.Slider]:
     for entry in fields(settings):
         if "low" not in entry.metadata:
             continue
-        made.append(
-            gr.Slider(
-                minimum=entry.metadata["low"],
-                maximum=entry.metadata["high"],
-                step=entry.metadata["step"],
-                value=getattr(settings, entry.name),
-                label=entry.metadata["label"],
-                info=entry.metadata["help"],
-                buttons=[],
-                elem_id=f"{prefix}-{entry.name}",
-            )
+        slider = gr.Slider(
+            minimum=entry.metadata["low"],
+            maximum=entry.metadata["high"],
+            step=entry.metadata["step"],
+            value=getattr(settings, entry.name),
+            label=entry.metadata["label"],
+            info=entry.metadata["help"],
+            buttons=[],
+            elem_id=f"{prefix}-{entry.name}",
         )
+        made.append(forgiving(slider))
     return made
 
 
@@ -48,6 +49,19 @@ def with_values(settings: SamplerSettings, values: Sequence[float]) -> SamplerSe
     for name, value in zip(ranged_fields(settings), values, strict=True):
         changed[name] = type(getattr(settings, name))(value)
     return replace(settings, **changed)
+
+
+def forgiving(control: Numeric) -> Numeric:
+    """Make a number typed beyond the range mean the range's end; Gradio itself would refuse the whole event."""
+    assert control.minimum is not None
+    assert control.maximum is not None
+    control.preprocess = partial(_within, low=control.minimum, high=control.maximum)  # type: ignore[method-assign]
+    return control
+
+
+def _within(value: float | None, *, low: float, high: float) -> float:
+    """What the number field shows once it is left."""
+    return min(max(low if value is None else value, low), high)
 
 
 def preset_label(preset: str) -> str:

@@ -124,10 +124,7 @@ class Handlers:
         return [getattr(samplers[stage], name) for stage in STAGES for name in ranged_fields(samplers[stage])]
 
     def begin(self, visitor: Visitor, mode: str, randomise: bool, seed: float, *_: Any) -> Changes:
-        """Show at once that the run is in line; draw a new seed if asked to.
-
-        Takes all settings, so that Gradio refuses one that is out of range before anything starts.
-        """
+        """Show at once that the run is in line; draw a new seed if asked to."""
         chosen = secrets.randbelow(MAX_SEED + 1) if randomise else int(seed or 0)
         return {
             self.page.number: visitor.begin(),

@@ -8,7 +8,7 @@ from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import MAX_SEED, FileOptions, FinishOptions, SamplerSettings
 from trellis_app.types import Stage
 from trellis_app.ui import finishing, stages
-from trellis_app.ui.controls import preset_label, sliders
+from trellis_app.ui.controls import forgiving, preset_label, sliders
 from trellis_app.ui.cutout_card import cutout_card, example_cards
 from trellis_app.ui.downloads import download_list
 from trellis_app.ui.handlers import STAGES
@@ -121,7 +121,9 @@ def _run_controls(bundle: Bundle) -> RunControls:
     choices = [(preset_label(name), name) for name in bundle.presets]
     preset = gr.Radio(choices, value=bundle.default_preset, label="Resolution", buttons=[], elem_id="preset")
     with gr.Row(elem_id="seed-row"):
-        seed = gr.Number(0, label="Seed", minimum=0, maximum=MAX_SEED, precision=0, elem_id="seed", min_width=80)
+        seed = forgiving(
+            gr.Number(0, label="Seed", minimum=0, maximum=MAX_SEED, precision=0, elem_id="seed", min_width=80)
+        )
         randomise = gr.Checkbox(False, label="New seed each time", elem_id="randomise", min_width=80)
     generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
     stop = gr.Button("Stop", variant="secondary", size="lg", elem_id="stop")
@@ -132,14 +134,16 @@ def _advanced(samplers: dict[Stage, SamplerSettings]) -> Advanced:
     keep_alpha = gr.Checkbox(
         True, label="Trust the picture's own transparency", info="Off: the background is always removed again."
     )
-    room = gr.Slider(
-        0.5,
-        1.0,
-        value=1.0,
-        step=0.05,
-        label="Object size in the frame",
-        info="1 fills the frame, as the model was trained; smaller leaves room around it.",
-        buttons=[],
+    room = forgiving(
+        gr.Slider(
+            0.5,
+            1.0,
+            value=1.0,
+            step=0.05,
+            label="Object size in the frame",
+            info="1 fills the frame, as the model was trained; smaller leaves room around it.",
+            buttons=[],
+        )
     )
     made: list[gr.Slider] = []
     with gr.Tabs(elem_id="sampler-tabs"):
