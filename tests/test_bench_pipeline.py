@@ -41,6 +41,7 @@ def test_every_stage_is_measured(tiny: None, tmp_path: Path) -> None:
     rows = {stage.name: stage.rows for stage in runs[1]}
     assert rows["shape decoder"] == rows["material decoder"] == len(target.asset.attributes)
     assert rows["shape flow"] == len(target.coords)
+    assert bench.steering._occupancy(torch.zeros(1, 1, 32, 32, 32)).gt(0).sum() == len(coarse.coords)
     summary = bench_pipeline.summary(runs[0], runs[1:], runs[1])
     assert "material decoder" in bench_pipeline.table({"1024_cascade": summary})
 

@@ -16,6 +16,7 @@ from trellis_app.manifest import LATENT_FACTOR
 from trellis_app.models.material_vae import MaterialDecoder, material_features
 from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.models.sparse_unet import UpBlock
+from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.released import write_descriptions
 from trellis_app.sparse.tensor import SpatialCache
 from trellis_app.types import OVoxel
@@ -103,16 +104,28 @@ def _keys(coords: torch.Tensor) -> torch.Tensor:
 
 
 class Steering:
-    """Hooks on the decoders that replace what random weights would say by what the target has."""
+    """Hooks on the decoders that replace what random weights would say by what the targets have."""
 
-    def __init__(self, shape: ShapeDecoder, material: MaterialDecoder) -> None:
+    def __init__(self, structure: StructureDecoder, shape: ShapeDecoder, material: MaterialDecoder) -> None:
         self.target: Target | None = None
+        self.coarse: Target | None = None  # what the first pass of a cascade finds
+        structure.out_layer.register_forward_hook(lambda _m, _i, out: self._occupancy(out))
         ups = [block for block in shape.modules() if isinstance(block, UpBlock)]
         for level, block in enumerate(ups):
             assert block.to_subdiv is not None
             block.to_subdiv.register_forward_hook(self._subdivision(level))
         shape.output_layer.register_forward_hook(self._in_parts(self._geometry))
         material.output_layer.register_forward_hook(self._in_parts(self._attributes))
+
+    def _occupancy(self, out: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 1, R, R, R] that are above 0 in the latent voxels of the first shape pass."""
+        target = self.coarse or self.target
+        assert target is not None
+        scale = out.shape[-1] // (target.asset.grid.resolution // LATENT_FACTOR)
+        x, y, z = (target.coords[:, 1:].long() * scale).unbind(1)
+        logits = torch.full_like(out, -1.0)
+        logits[:, 0, x, y, z] = 1.0
+        return logits
 
     def _in_parts(self, replace: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
         """A hook on an output layer that is called for one stretch of rows after another."""
@@ -129,8 +142,9 @@ class Steering:
 
     def _subdivision(self, level: int) -> Any:
         def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
-            assert self.target is not None
-            return self.target.masks[level].to(out.dtype) - 0.5
+            targets = [target for target in (self.target, self.coarse) if target is not None]
+            (mask,) = (target.masks[level] for target in targets if len(target.masks[level]) == len(out))
+            return mask.to(out.dtype) - 0.5
 
         return replace
 

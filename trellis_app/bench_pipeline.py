@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from trellis_app.bench import commit, machine
 from trellis_app.bench_models import RandomBundle, RandomTokens, Steering, Target
@@ -24,6 +25,7 @@ from trellis_app.image.background import NoMatte
 from trellis_app.manifest import CASCADES
 from trellis_app.models.material_vae import MaterialDecoder
 from trellis_app.models.shape_vae import ShapeDecoder
+from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords
 from trellis_app.progress import RunClock
 from trellis_app.sampling import forward_passes
@@ -31,12 +33,18 @@ from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettin
 from trellis_app.types import PreparedImage, ShapeLatent, Stage
 
 GB = 1e9
-RADIUS = 0.340  # of the synthetic surface: about 2,270 / 9,160 / 20,700 latent voxels at 512^3 / 1024^3 / 1536^3
+RADIUS = 0.343  # of the synthetic surface: about 2,280 / 9,250 / 21,000 latent voxels at 512^3 / 1024^3 / 1536^3
 OTHER_RADIUS = 0.333  # another number of tokens
 TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
 LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
 STRUCTURE_TOKENS = 16**3
+DECODERS = (
+    ("sparse_structure_decoder", StructureDecoder), ("shape_slat_decoder", ShapeDecoder),
+    ("tex_slat_decoder", MaterialDecoder),
+)  # fmt: skip
 PRESETS = {"1024": "1024_cascade", "1536": "1536_cascade"}
+
+BLANK = PreparedImage(Image.new("RGBA", (8, 8)), Image.new("RGB", (8, 8)))
 
 Value = TypeVar("Value")
 
@@ -96,10 +104,11 @@ class PipelineBench:
             RandomBundle(folder), device, encoder=RandomTokens(device), matte=NoMatte(),
             memory_budget_gb=memory_budget_gb,
         )  # fmt: skip
-        shape, material = (self.pipeline.bundle.model(f"{part}_slat_decoder", device) for part in ("shape", "tex"))
-        assert isinstance(shape, ShapeDecoder)
-        assert isinstance(material, MaterialDecoder)
-        self.steering = Steering(shape, material)
+        self.steering = Steering(*(self._decoder(*pair) for pair in DECODERS))  # type: ignore[arg-type]
+
+    def _decoder(self, key: str, kind: type[nn.Module]) -> nn.Module:
+        with self.pipeline._resident(key, kind) as decoder:
+            return decoder
 
     def targets(self, preset: str, radius: float, walls: int) -> tuple[Target, Target | None]:
         """The surface that a preset ends with, and the one its coarse pass gives."""
@@ -115,9 +124,9 @@ class PipelineBench:
     def run(self, preset: str, targets: tuple[Target, Target | None], finish: FinishOptions | None) -> list[StageRun]:
         """All stages once."""
         pipeline, timer, (target, coarse) = self.pipeline, StageTimer(self.device), targets
+        self.steering.target, self.steering.coarse = targets
         request = pipeline.resolved(GenerationRequest(preset=preset, seed=1))
-        blank = PreparedImage(Image.new("RGBA", (8, 8)), Image.new("RGB", (8, 8)))
-        run = pipeline.begin(blank, request, RunClock())
+        run = pipeline.begin(BLANK, request, RunClock())
         samplers = pipeline.samplers(request)
         timer.measure(
             "structure", lambda: self._structure(run), lambda _: STRUCTURE_TOKENS,
@@ -130,9 +139,8 @@ class PipelineBench:
                 "coarse shape flow", lambda: last(pipeline._shape_latent(coarse.coords, size, run)),
                 lambda latent: len(latent.coords), floor,
             )  # fmt: skip
-            self.steering.target, size, side = coarse, CASCADE_FLOOR, 4101
+            size, side = CASCADE_FLOOR, 4101
             timer.measure("cascade", lambda: self._cascade(low, run), len)
-        self.steering.target = target
         floor = flow_floor(len(target.coords), side, samplers[Stage.SHAPE])
         latent = timer.measure(
             "shape flow", lambda: last(pipeline._shape_latent(target.coords, size, run)), lambda x: len(x.coords), floor
@@ -152,6 +160,16 @@ class PipelineBench:
             del latent, shape, guides, material
             timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock())), len)
         return timer.runs
+
+    def whole(self, preset: str, targets: tuple[Target, Target | None], *, finish: bool) -> float:
+        """Seconds of `generate` itself, picture features included, with the default finishing options."""
+        self.steering.target, self.steering.coarse = targets
+        settle(self.device)
+        start = time.perf_counter()
+        for _ in self.pipeline.generate(BLANK, GenerationRequest(preset=preset, seed=1), finish=finish):
+            pass
+        settle(self.device)
+        return time.perf_counter() - start
 
     def _structure(self, run: Run) -> None:
         last(self.pipeline.structure(run))

@@ -67,7 +67,7 @@ def neighbour_mask(neighbours: torch.Tensor, *, implementation: str = "auto") ->
 def neighbour_table(
     neighbours: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
 ) -> torch.Tensor:
-    """int32 [N, V] with its rows in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 from column N on."""
+    """int32 [N, V] with rows in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 from column N on."""
     if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
