@@ -125,3 +125,18 @@ def test_nothing_to_do(implementation: str) -> None:
     cost, keys = edge_keys(mesh, implementation=implementation)
     assert (keys == NEVER).all()
     assert torch.isinf(cost).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["ball", "sheet"])
+def test_the_same_rounds_on_the_gpu(name: str) -> None:
+    there = collapsible(*MESHES[name]())
+    here = CollapseMesh(**{field: value.cuda() for field, value in vars(collapsible(*MESHES[name]())).items()})
+    for _ in range(3):
+        _, picked, verdict = play_round(here, NEVER - 1, "triton")
+        _, expected_picked, expected = play_round(there, NEVER - 1, "reference")
+        assert torch.equal(picked.cpu(), expected_picked)
+        assert torch.equal(verdict.vanishing.cpu(), expected.vanishing)
+        torch.testing.assert_close(verdict.points.cpu(), expected.points, rtol=1e-3, atol=1e-3)
+        for field in ("border", "faces", "alive", "edges", "refused"):
+            assert torch.equal(getattr(here, field).cpu(), getattr(there, field)), field

@@ -6,7 +6,6 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-import trimesh
 from trellis_kernels.mesh_links.op import link, plane_quadrics
 
 # Triton runs in these tests only inside its interpreter: see test_triton.py.
@@ -15,9 +14,20 @@ IMPLEMENTATIONS = ["reference"] if os.environ.get("TRITON_INTERPRET") != "1" els
 
 def bumpy_ball(subdivisions: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """(points float32 [V, 3] about an edge length apart, faces int32 [F, 3]) of a closed ball with bumps."""
-    ball = trimesh.creation.icosphere(subdivisions=subdivisions)
-    points = ball.vertices * (1 + 0.1 * np.sin(7 * ball.vertices).prod(1, keepdims=True))
-    return torch.tensor(points * 2**subdivisions, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int32)
+    corners = [np.array(p, float) for p in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (0, -1, 0), (0, 0, -1))]
+    faces = [(0, 1, 2), (1, 3, 2), (3, 4, 2), (4, 0, 2), (1, 0, 5), (3, 1, 5), (4, 3, 5), (0, 4, 5)]
+    for _ in range(subdivisions):
+        middle: dict[tuple[int, int], int] = {}
+        for face in faces:
+            for a, b in zip(face, (*face[1:], face[0]), strict=True):
+                if (b, a) not in middle:
+                    middle[a, b] = middle[b, a] = len(corners)
+                    corners.append((corners[a] + corners[b]) / 2)
+        split = [(f, middle[f[0], f[1]], middle[f[1], f[2]], middle[f[2], f[0]]) for f in faces]
+        faces = [t for f, m, n, o in split for t in ((f[0], m, o), (m, f[1], n), (o, n, f[2]), (m, n, o))]
+    points = np.stack(corners) / np.linalg.norm(np.stack(corners), axis=1, keepdims=True)
+    points = points * (1 + 0.1 * np.sin(7 * points).prod(1, keepdims=True)) * 2**subdivisions
+    return torch.tensor(points, dtype=torch.float32), torch.tensor(faces, dtype=torch.int32)
 
 
 def sheet(side: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,3 +99,15 @@ def test_empty(implementation: str) -> None:
     assert links.head.tolist() == [-1, -1]
     assert len(links.halves) == len(links.following) == 0
     assert plane_quadrics(none, none.int(), pull=0.0, implementation=implementation).shape == (0, 10)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MESHES)
+def test_the_same_on_the_gpu(name: str) -> None:
+    points, faces = MESHES[name]()
+    here, there = link(faces.cuda(), len(points)), link(faces, len(points))
+    for field in ("border", "halves", "faces_at"):
+        assert torch.equal(getattr(here, field).cpu(), getattr(there, field)), field
+    found = plane_quadrics(points.cuda(), faces.cuda(), pull=0.01)
+    torch.testing.assert_close(found.cpu(), plane_quadrics(points, faces, pull=0.01), rtol=1e-5, atol=1e-6)
+    assert torch.equal(found, plane_quadrics(points.cuda(), faces.cuda(), pull=0.01))

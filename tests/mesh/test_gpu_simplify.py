@@ -96,3 +96,18 @@ def test_within_the_budget_nothing_happens_and_a_stop_is_heard() -> None:
 
     with pytest.raises(InterruptedError):
         simplify(mesh, 100, check=stop)
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_the_same_bytes_every_time_and_the_same_predicates() -> None:
+    surface = surface_of(ball(subdivisions=6))
+    mesh = Mesh(torch.from_numpy(surface.vertices).cuda(), torch.from_numpy(surface.faces).cuda())
+    for target in (20_000, 1_000, 50):
+        found, again = simplify(mesh, target), simplify(mesh, target)
+        assert found.faces.is_cuda
+        assert torch.equal(found.vertices, again.vertices)
+        assert torch.equal(found.faces, again.faces)
+        small = Surface(found.vertices.cpu().numpy(), found.faces.cpu().numpy())
+        assert target - 1 <= len(small.faces) <= target
+        assert report(small.vertices, small.faces, weld=True).watertight
+        assert distance(small, surface) < 40 / target
