@@ -18,8 +18,10 @@ from trellis_app.export import printing
 from trellis_app.export.formats import write_all
 from trellis_app.export.printing import print_model
 from trellis_app.export.source import ExportSource
+from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.settings import FileOptions, FinishOptions
-from trellis_app.types import DualGrid, OVoxel
+from trellis_app.training.library import read_library
+from trellis_app.types import DualGrid, Mesh, OVoxel
 
 VOLUME = 2 * np.pi**2 * 0.3 * 0.12**2
 
@@ -125,6 +127,20 @@ def test_a_watertight_asset_is_printed_as_it_is_and_made_once(monkeypatch: pytes
     assert len(calls) == 1
     print_model(replace(single, finish=FinishOptions(faces=500)))
     assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_every_object_of_the_library_prints_closed(shared: Path, tmp_path: Path) -> None:
+    for thing in read_library(shared / "data" / "dev.npz"):
+        low, high = thing.vertices.min(axis=0), thing.vertices.max(axis=0)
+        placed = (thing.vertices - (low + high) / 2) * (0.98 / (high - low).max())
+        grid = mesh_to_dual_grid(Mesh(torch.from_numpy(placed), torch.from_numpy(thing.faces)), 96)
+        voxels = OVoxel(grid, torch.full((len(grid.coords), 6), 0.5))
+        write_all(
+            replace(ring_source(), voxels=voxels, finish=FinishOptions(faces=5000)), tmp_path, "it", ("stl", "3mf")
+        )
+        assert trimesh.load(tmp_path / "it.stl").is_watertight, thing.name
+        assert read_3mf(tmp_path / "it.3mf")[0].is_watertight, thing.name
 
 
 def test_the_package_has_the_files_that_readers_look_for(files: Path) -> None:
