@@ -2,8 +2,9 @@
 
 PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--json FILE]
 
-Surfaces: objects of the library and golden meshes at 256^3, simplified to 50,000 faces, and a synthetic one of 1.3 M
-faces to 500,000. Where pyfqmr is not installed its figures are read from the JSON of a run where it was.
+Surfaces: golden meshes and objects of the library at --side^3, simplified to --faces, and a synthetic one of 1.3 M
+faces to 500,000; surfaces with no more faces than that are left out. Distances are in voxels, both ways. Where pyfqmr
+is not installed its figures are read from the JSON of a run where it was.
 """
 
 from __future__ import annotations
@@ -35,33 +36,32 @@ from trellis_app.types import DualGrid, Mesh
 
 SHARED = ROOT.parent / "shared"
 GOLDEN = ("torus", "hemisphere", "icosphere", "tee")
-SIDE, FACES = 256, 50_000
 LARGE_SIDE, LARGE_FACES = 512, 500_000
-SAMPLES = 200_000
 TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
 
 
-def surfaces(objects: int, objects_from: Path) -> Iterator[tuple[str, Surface, int, float]]:
+def surfaces(options: argparse.Namespace) -> Iterator[tuple[str, Surface, int, float]]:
     """(name, repaired surface, target, side of a voxel); golden meshes and objects only where they are at hand."""
+    side, target = options.side, options.faces
     golden = SHARED / "golden/geometry/mesh_to_dual_grid.safetensors"
     if golden.is_file():
         values = load_file(golden)
         for name in GOLDEN:
-            yield name, voxelised(values[f"{name}.vertices"], values[f"{name}.faces"]), FACES, 1 / SIDE
-    if objects_from.is_file():
-        library = read_library(objects_from)
-        for index in np.linspace(0, len(library) - 1, objects).astype(int):
+            yield name, voxelised(values[f"{name}.vertices"], values[f"{name}.faces"], side), target, 1 / side
+    if options.library.is_file():
+        library = read_library(options.library)
+        for index in np.linspace(0, len(library) - 1, options.objects).astype(int):
             thing = library[int(index)]
             points = thing.vertices - (thing.vertices.min(0) + thing.vertices.max(0)) / 2
             points = points[:, [0, 2, 1]] * np.float32([1, -1, 1]) * (0.999 / np.ptp(points, axis=0).max())
-            yield thing.name, voxelised(points, thing.faces), FACES, 1 / SIDE
+            yield thing.name, voxelised(points, thing.faces, side), target, 1 / side
     yield "synthetic", repaired(synthetic_asset(LARGE_SIDE).grid), LARGE_FACES, 1 / LARGE_SIDE
 
 
-def voxelised(vertices: np.ndarray, faces: np.ndarray) -> Surface:
+def voxelised(vertices: np.ndarray, faces: np.ndarray, side: int) -> Surface:
     """A mesh through the voxel grid and the clean-up, as the finisher sees it."""
     mesh = Mesh(torch.from_numpy(np.ascontiguousarray(vertices)).float(), torch.from_numpy(faces).int())
-    return repaired(mesh_to_dual_grid(mesh, SIDE))
+    return repaired(mesh_to_dual_grid(mesh, side))
 
 
 def repaired(grid: DualGrid) -> Surface:
@@ -91,9 +91,9 @@ def sampled(surface: Surface, count: int) -> np.ndarray:
     return (corner[:, 0] + (weight[:, :, None] * sides).sum(1)).astype(np.float32)
 
 
-def distances(small: Surface, full: Surface, tree: Tree) -> np.ndarray:
-    """Distances of sampled points of each surface to the other, world units."""
-    here, there = sampled(small, SAMPLES), sampled(full, SAMPLES)
+def distances(small: Surface, full: Surface, tree: Tree, count: int) -> np.ndarray:
+    """Distances of `count` sampled points of each surface to the other, world units."""
+    here, there = sampled(small, count), sampled(full, count)
     gaps = (closest_points(tree, here)[0] - here, closest_points(build_tree(small), there)[0] - there)
     return np.linalg.norm(np.concatenate(gaps).astype(np.float64), axis=1)
 
@@ -109,14 +109,16 @@ def flipped(small: Surface, full: Surface, tree: Tree) -> int:
     return len(small.faces) - len(np.unique(row[agrees] // 3))
 
 
-def measured(run: Callable[[], Surface], full: Surface, tree: Tree, voxel: float, repeats: int) -> dict[str, object]:
+def measured(
+    run: Callable[[], Surface], full: Surface, tree: Tree, voxel: float, options: argparse.Namespace
+) -> dict[str, object]:
     """The best of some runs and what came out; distances in voxels."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         begin = time.perf_counter()
         small = run()
         seconds.append(time.perf_counter() - begin)
-    gap = distances(small, full, tree) / voxel
+    gap = distances(small, full, tree, options.samples) / voxel
     edges = edge_table(small)
     return {
         "faces": len(small.faces), "seconds": round(min(seconds), 3), "mean": round(float(gap.mean()), 5),
@@ -144,7 +146,9 @@ def compare(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     if options.json and options.json.is_file():
         known = {row["name"]: row for row in json.loads(options.json.read_text())["rows"] if row["tool"] == "pyfqmr"}
     simplify(repaired(synthetic_asset(64).grid), 1000)
-    for name, full, target, voxel in surfaces(options.objects, options.library):
+    for name, full, target, voxel in surfaces(options):
+        if len(full.faces) <= target:
+            continue
         tools: dict[str, Callable[[], Surface]] = {"cpu": lambda f=full, t=target: simplify(f, t)}
         if device.type == "cuda":
             tools["gpu"] = on_device(full, target, device)
@@ -154,7 +158,7 @@ def compare(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             yield known[name]
         tree = build_tree(full)
         for tool, run in tools.items():
-            figures = measured(run, full, tree, voxel, options.repeats)
+            figures = measured(run, full, tree, voxel, options)
             yield {"name": name, "tool": tool, "from": len(full.faces), **figures}
 
 
@@ -162,6 +166,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--objects", type=int, default=6, help="how many objects of the library")
+    parser.add_argument("--side", type=int, default=256, help="voxels along a side")
+    parser.add_argument("--faces", type=int, default=50_000)
+    parser.add_argument("--samples", type=int, default=200_000, help="points on each surface")
     parser.add_argument("--library", type=Path, default=SHARED / "data/dev.npz", help="mesh collection")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="JSON of a run with pyfqmr, for its figures")
@@ -174,7 +181,7 @@ def main() -> int:
     for row in compare(options):
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    print(json.dumps({"machine": machine(torch.device(options.device)), "samples": SAMPLES, "rows": rows}))
+    print(json.dumps({"machine": machine(torch.device(options.device)), "samples": options.samples, "rows": rows}))
     return 0
 
 
