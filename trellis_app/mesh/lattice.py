@@ -20,7 +20,7 @@ from trellis_app.progress import Check, go_on
 UNIT = 65536  # integer units in a lattice step
 SNAP = 64  # vertices lie on multiples of this many units
 SHIFT = np.array([97, 211, 331])  # of the lattice in units: no vertex, no plain plane goes through a lattice point
-_MARGIN = 2  # free lattice steps around the surface
+_MARGIN = 3  # free lattice steps around the surface
 _LONGEST = 1600  # lattice steps along the longest side: a finer lattice is not needed to tell in from out
 
 

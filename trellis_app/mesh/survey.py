@@ -44,17 +44,16 @@ def object_case(name: str, vertices: np.ndarray, faces: np.ndarray, resolution: 
     return decoded_case(name, mesh_to_dual_grid(mesh, resolution))
 
 
-def random_cases(count: int, *, seed: int = 0) -> Iterator[Case]:
-    """Random voxel sets of every kind in turn."""
+def random_cases(count: int, *, seed: int = 0, largest: int = 40) -> Iterator[Case]:
+    """Random voxel sets of every kind in turn, on grids of 8 to `largest` voxels a side."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         kind = KINDS[i % len(KINDS)]
-        yield decoded_case(f"{kind} {i}", _random_grid(kind, rng))
+        yield decoded_case(f"{kind} {i}", _random_grid(kind, int(rng.integers(8, largest)), rng))
 
 
-def _random_grid(kind: str, rng: np.random.Generator) -> DualGrid:
+def _random_grid(kind: str, side: int, rng: np.random.Generator) -> DualGrid:
     """Voxels of a random set with random dual vertices; flags where the set's own field changes sign, or at random."""
-    side = int(rng.integers(8, 40))
     axis = np.arange(side + 1) - side / 2
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
     bend = rng.normal(size=3)

@@ -11,13 +11,22 @@ import torch
 from trellis_app.mesh.gpu.clean import clean, compacted
 from trellis_app.mesh.gpu.fans import filled, separate
 from trellis_app.mesh.gpu.orient import hidden_faces, open_sides, outward, patches, settled
-from trellis_app.mesh.gpu.topology import EdgeTable, connected, edge_table, numbered, parts, sums, turned
+from trellis_app.mesh.gpu.topology import (
+    AREA,
+    EdgeTable,
+    areas,
+    connected,
+    edge_table,
+    large_parts,
+    numbered,
+    sums,
+    turned,
+)
+from trellis_app.mesh.gpu.watertight import closed_solid
 from trellis_app.mesh.repair import APART, CRUMB, FIN, HOLE, SETTLING
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import SURFACE_MODES
 from trellis_app.types import Mesh
-
-_AREA = 4096  # areas are summed as integers: steps in the area of a voxel face
 
 
 def prepare_surface(mesh: Mesh, mode: str, *, voxel: float, check: Check = go_on) -> Mesh:
@@ -35,29 +44,21 @@ def prepare_surface(mesh: Mesh, mode: str, *, voxel: float, check: Check = go_on
     single = _single(cleaned, voxel, check)
     if mode == "single":
         return single
-    from trellis_app.mesh.gpu.watertight import closed_solid
-
     return closed_solid(single, voxel=voxel, check=check)
-
-
-def _areas(mesh: Mesh, voxel: float) -> torch.Tensor:
-    """Face areas as integers, int64 [F]."""
-    a, b, c = (mesh.vertices[mesh.faces[:, k].long()] for k in range(3))
-    return (torch.linalg.cross(b - a, c - a).norm(dim=1) * (0.5 * _AREA / voxel**2)).round_().long()
 
 
 def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     edges = edge_table(mesh.faces, len(mesh.vertices))
-    area = _areas(mesh, voxel)
+    area = areas(mesh, voxel)
     whole = 0.01 * float(area.sum())
-    crumb = min(CRUMB * _AREA, whole)
-    mesh, edges = _kept(mesh, edges, _large_parts(edges, area, crumb))
+    crumb = min(CRUMB * AREA, whole)
+    mesh, edges = _kept(mesh, edges, large_parts(edges, area, crumb))
     check()
     sides = open_sides(mesh, voxel=voxel, check=check)
     patch, count, _ = patches(mesh, edges)
     keep = ~hidden_faces(patch, count, sides)
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
-    keep = _without_fins(edges, _areas(mesh, voxel), min(FIN * _AREA, whole))
+    keep = _without_fins(edges, areas(mesh, voxel), min(FIN * AREA, whole))
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
     check()
     turn = outward(mesh, edges, sides)
@@ -72,7 +73,7 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     for _ in range(SETTLING if mesh is not wound else 0):
         before = len(mesh.faces)
         mesh, edges = settled(mesh, edges, voxel=voxel, check=check)
-        mesh, edges = _kept(mesh, edges, _large_parts(edges, _areas(mesh, voxel), crumb))
+        mesh, edges = _kept(mesh, edges, large_parts(edges, areas(mesh, voxel), crumb))
         check()
         if before - len(mesh.faces) <= before // 1000:
             break
@@ -85,15 +86,6 @@ def _kept(mesh: Mesh, edges: EdgeTable, keep: torch.Tensor) -> tuple[Mesh, EdgeT
         return mesh, edges
     faces = mesh.faces[keep]
     return Mesh(mesh.vertices, faces), edge_table(faces, len(mesh.vertices))
-
-
-def _large_parts(edges: EdgeTable, area: torch.Tensor, minimum: float) -> torch.Tensor:
-    """Faces bool [F] of parts with at least the minimum area; the largest part always stays."""
-    part, count = parts(edges, len(area))
-    total = sums(area, part, count)
-    keep = total >= minimum
-    keep[torch.argmax(total)] = True
-    return keep[part]
 
 
 def _without_fins(edges: EdgeTable, area: torch.Tensor, maximum: float) -> torch.Tensor:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from trellis_app.types import Mesh
+
+AREA = 4096  # areas are summed as integers: steps in the area of a voxel face
+
 
 @dataclass(frozen=True)
 class EdgeTable:
@@ -109,3 +113,18 @@ def fans(faces: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
         if torch.equal(lower, first):
             return first
         first, forth, back = lower, forth[forth], back[back]
+
+
+def areas(mesh: Mesh, voxel: float) -> torch.Tensor:
+    """Face areas as integers, int64 [F]."""
+    a, b, c = (mesh.vertices[mesh.faces[:, k].long()] for k in range(3))
+    return (torch.linalg.cross(b - a, c - a).norm(dim=1) * (0.5 * AREA / voxel**2)).round_().long()
+
+
+def large_parts(edges: EdgeTable, area: torch.Tensor, minimum: float) -> torch.Tensor:
+    """Faces bool [F] of parts with at least the minimum area; the largest part always stays."""
+    part, count = parts(edges, len(area))
+    total = sums(area, part, count)
+    keep = total >= minimum
+    keep[torch.argmax(total)] = True
+    return keep[part]
