@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Generator
 
 import spaces  # before anything that touches CUDA
 from PIL import Image
@@ -13,12 +12,13 @@ from trellis_app.errors import TrellisError
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.mesh.user_mesh import UserMesh
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.settings import GenerationRequest
+from trellis_app.progress import RunClock
+from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, texture
-from trellis_app.types import PreparedImage, StageEvent
+from trellis_app.types import OVoxel, PreparedImage, Stage
 from trellis_app.ui.build import build_ui, launch_options
 from trellis_app.ui.flags import parse_settings
-from trellis_app.ui.handlers import Work
+from trellis_app.ui.handlers import Events, Work
 from trellis_app.warmup import warm_up
 
 
@@ -29,15 +29,19 @@ def prepare(picture: Image.Image, options: CutoutOptions) -> PreparedImage:
 
 
 @spaces.GPU(duration=180)
-def generate(prepared: PreparedImage, request: GenerationRequest) -> Generator[StageEvent, None, None]:
+def generate(prepared: PreparedImage, request: GenerationRequest) -> Events:
     """All stages; a Space lends a GPU for them."""
     yield from PIPELINE.generate(prepared, request)
 
 
+@spaces.GPU(duration=60)
+def finish(asset: OVoxel, options: FinishOptions) -> Events:
+    """Other files of a kept asset; a Space lends a GPU for them."""
+    yield from PIPELINE.finish(asset, options, RunClock({Stage.FINISH: 1.0}))
+
+
 @spaces.GPU(duration=120)
-def colour(
-    mesh: UserMesh, prepared: PreparedImage, request: GenerationRequest, options: TextureOptions
-) -> Generator[StageEvent, None, None]:
+def colour(mesh: UserMesh, prepared: PreparedImage, request: GenerationRequest, options: TextureOptions) -> Events:
     """The material stage on a given mesh; a Space lends a GPU for it."""
     yield from texture(PIPELINE, mesh, prepared, request, options)
 
@@ -52,4 +56,4 @@ if __name__ == "__main__":
     except TrellisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    build_ui(Work(PIPELINE, prepare, generate, colour), SETTINGS).launch(**launch_options(SETTINGS))
+    build_ui(Work(PIPELINE, prepare, generate, finish, colour), SETTINGS).launch(**launch_options(SETTINGS))

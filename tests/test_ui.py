@@ -23,6 +23,7 @@ from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.errors import EmptyAssetError, MachineError
 from trellis_app.export.formats import FORMATS
 from trellis_app.pipeline import ImageTo3D
+from trellis_app.progress import RunClock
 from trellis_app.settings import PROJECT_ROOT, AppSettings, FinishOptions, SamplerSettings
 from trellis_app.texturing import texture
 from trellis_app.types import Stage, StageEvent
@@ -60,7 +61,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 def work_of(pipeline: ImageTo3D) -> Work:
-    return Work(pipeline, pipeline.prepare, pipeline.generate, partial(texture, pipeline))
+    finish = partial(pipeline.finish, clock=RunClock({Stage.FINISH: 1.0}))
+    return Work(pipeline, pipeline.prepare, pipeline.generate, finish, partial(texture, pipeline))
 
 
 def choose(handlers: Handlers, path: Path | None, room: float = 1.0) -> dict[Any, Any]:

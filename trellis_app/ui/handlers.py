@@ -19,10 +19,9 @@ from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.mesh.user_mesh import Stance, UserMesh
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.progress import RunClock
 from trellis_app.settings import MAX_SEED, FileOptions, FinishOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, finish_texture
-from trellis_app.types import PreparedImage, Stage, StageEvent
+from trellis_app.types import OVoxel, PreparedImage, Stage, StageEvent
 from trellis_app.ui import finishing, stages
 from trellis_app.ui.controls import ranged_fields, with_values
 from trellis_app.ui.cutout_card import cutout_card, example_pictures, refused_card
@@ -46,6 +45,7 @@ class Work:
     pipeline: ImageTo3D
     prepare: Callable[[Image.Image, CutoutOptions], PreparedImage]
     generate: Callable[[PreparedImage, GenerationRequest], Events]
+    finish: Callable[[OVoxel, FinishOptions], Events]
     texture: Callable[[UserMesh, PreparedImage, GenerationRequest, TextureOptions], Events]
 
 
@@ -203,7 +203,7 @@ class Handlers:
         if run.mesh is not None:
             events = finish_texture(run.mesh.mesh, run.asset, again.request.finish, run.mesh.options)
         else:
-            events = self.work.pipeline.finish(run.asset, again.request.finish, RunClock({Stage.FINISH: 1.0}))
+            events = self.work.finish(run.asset, again.request.finish)
         yield from self._follow(again, events, visitor, number)
 
     def stop(self, visitor: Visitor, run: Run | None, mode: str) -> Changes:
