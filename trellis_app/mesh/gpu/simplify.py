@@ -69,7 +69,7 @@ def simplify(mesh: Mesh, target: int, *, check: Check = go_on, implementation: s
     result = Mesh(shrunk.points / scale, shrunk.faces)
     if len(result.faces) <= target:
         return result
-    surface = simplify_on_cpu(Surface(result.vertices.cpu().numpy(), result.faces.cpu().numpy()), target)
+    surface = simplify_on_cpu(Surface(result.vertices.cpu().numpy(), result.faces.cpu().numpy()), target, check=check)
     device = mesh.vertices.device
     return Mesh(torch.from_numpy(surface.vertices).to(device), torch.from_numpy(surface.faces).to(device))
 

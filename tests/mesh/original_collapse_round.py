@@ -1,7 +1,7 @@
-"""One round of edge collapses that do not touch each other, on any device: the scheme a GPU simplifier repeats.
+"""One round of edge collapses as the original does it (spec 5.5): what the golden vectors describe, not what we run.
 
 Every edge offers its cost to the faces at its two ends; an edge that is the cheapest in all of them collapses, so no
-two collapses of a round share a face (spec 5.5).
+two collapses of a round share a face. `trellis_kernels.edge_collapse` picks edges by the same rule.
 """
 
 from __future__ import annotations
