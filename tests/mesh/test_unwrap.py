@@ -9,6 +9,7 @@ from trellis_kernels.rasterise.op import rasterise
 from tests.voxel_shapes import ball, decoded, ring, surface_of, voxel_asset
 from trellis_app.mesh.charts import ChartLimits, cut_charts
 from trellis_app.mesh.gpu import charts as parallel
+from trellis_app.mesh.gpu.overlap import later_faces
 from trellis_app.mesh.packing import chart_extent, outline_masks, pack
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.surface import Surface, components, edge_table, partners_across
@@ -130,7 +131,8 @@ def test_the_parallel_cut_is_the_serial_one(name: str) -> None:
     partner = parallel.half_edge_partners(faces)
     assert np.array_equal(partner.numpy(), partners_across(surface, edge_table(surface)))
     serial = cut_charts(surface, partner.numpy(), limits)
-    assert np.array_equal(parallel.cut_charts(vertices, faces, partner, limits).numpy(), serial)
+    for handover in (0, 500):
+        assert np.array_equal(parallel.cut_charts(vertices, faces, partner, limits, handover=handover).numpy(), serial)
 
 
 def test_pack_places_all_charts_apart_within_the_square() -> None:
@@ -139,7 +141,7 @@ def test_pack_places_all_charts_apart_within_the_square() -> None:
     box = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], float)
     corners = (box[None] * size[:, None, None, :]).reshape(-1, 3, 2)
     chart = np.repeat(np.arange(60), 2)
-    found = pack(outline_masks(corners, chart, 1.0), expected=100, texels=100, margin=2.0)
+    found = pack(outline_masks(corners, chart, 1.0), texels=100, margin=2.0)
     extent = np.floor(chart_extent(corners, chart)).astype(int) + 1
     taken = np.zeros((300, 300), int)
     for (x, y), turns, (width, height) in zip(found.offset, found.turns, extent, strict=True):
@@ -174,6 +176,12 @@ def test_degenerate_input_gets_some_uvs() -> None:
         3,
         2,
     )
+
+
+def test_overlap_is_found_by_drawing_twice() -> None:
+    triangle = torch.tensor([[[0.1, 0.1], [0.6, 0.1], [0.1, 0.6]]])
+    assert later_faces(torch.cat([triangle, triangle + 0.2, triangle + 0.7]).float(), 64).tolist() == [1]
+    assert not len(later_faces(torch.from_numpy(unwrap(gnarled(), texture_size=SIZE).uvs), SIZE))
 
 
 def test_no_chart_is_mirrored() -> None:

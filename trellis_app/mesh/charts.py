@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
-from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.mesh.surface import Surface
 from trellis_app.progress import Check, go_on
 
 UNITS = 2.0**40  # integer units of the whole area, and of the length of all edges
@@ -32,6 +32,19 @@ class ChartLimits:
     crumb: float = 0.0  # share of the whole area below which a chart takes more bending to disappear
     crumb_flatness: float = 0.55
     crumb_bend: float = 0.95
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def area_vectors(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Area times unit normal of each face, float64 [F, 3]."""
+    out = np.empty((len(faces), 3))
+    for f in prange(len(faces)):
+        p, q, r = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
+        ax, ay, az = np.float64(q[0]) - p[0], np.float64(q[1]) - p[1], np.float64(q[2]) - p[2]
+        bx, by, bz = np.float64(r[0]) - p[0], np.float64(r[1]) - p[1], np.float64(r[2]) - p[2]
+        out[f, 0], out[f, 1] = 0.5 * (ay * bz - az * by), 0.5 * (az * bx - ax * bz)
+        out[f, 2] = 0.5 * (ax * by - ay * bx)
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -134,7 +147,7 @@ def _chosen(graph: Graph, flatness: float, most_bend: float, crumb: float) -> tu
     return number, left
 
 
-def _merge(
+def merge(
     graph: Graph, label: np.ndarray, bounds: tuple[float, float, float], check: Check
 ) -> tuple[Graph, np.ndarray]:
     """Merge until no two charts want to; label int32 [F] is the chart of each face, before and after.
@@ -152,7 +165,7 @@ def _merge(
 
 def _face_graph(surface: Surface, partner: np.ndarray) -> Graph:
     """Every face a chart of its own."""
-    cross = 0.5 * face_cross(surface)
+    cross = area_vectors(surface.vertices, surface.faces)
     area = np.linalg.norm(cross, axis=1)
     corners = surface.vertices.astype(np.float64)[surface.faces]
     sides = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
@@ -172,8 +185,8 @@ def cut_charts(surface: Surface, partner: np.ndarray, limits: ChartLimits, *, ch
     partner: the half-edge across each half-edge, int [3 F], -1 without one (surface.partners_across). Deterministic.
     """
     label = np.arange(len(surface.faces), dtype=np.int32)
-    graph, label = _merge(_face_graph(surface, partner), label, (limits.flatness, limits.bend, np.inf), check)
+    graph, label = merge(_face_graph(surface, partner), label, (limits.flatness, limits.bend, np.inf), check)
     for share in CRUMB_STEPS:
         bounds = (limits.crumb_flatness, limits.crumb_bend, limits.crumb * share * UNITS)
-        graph, label = _merge(graph, label, bounds, check)
+        graph, label = merge(graph, label, bounds, check)
     return label

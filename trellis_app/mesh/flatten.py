@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 from trellis_app.mesh.absorb import absorb, claims
-from trellis_app.mesh.surface import Surface, face_cross, find_root
+from trellis_app.mesh.charts import area_vectors
+from trellis_app.mesh.surface import Surface, find_root
 from trellis_app.progress import Check, go_on
 
 CRUMB = 400.0  # charts with less than this many texels fold out onto larger neighbours
-_ROUNDS = 24  # of smoothing the points of folds
+_ROUNDS = 16  # of smoothing the points of folds
 _ATTEMPTS = 10  # rounds of releasing faces; those of the last ones leave one by one
 _SQUEEZED = 0.05  # flat over true area below which a face leaves its chart
 _FOLDED = 0.12  # the same below which it is untangled first
@@ -208,55 +209,94 @@ def _leave_together(
 
 
 @njit(cache=True, nogil=True)
-def _grow_patches(
-    corners: np.ndarray, label: np.ndarray, folded: np.ndarray, order: np.ndarray, partner: np.ndarray,
-    low: np.ndarray, size: np.ndarray, scale: float,
-) -> tuple[np.ndarray, int]:  # fmt: skip
-    """Divide charts into connected patches no two faces of which share a texel centre: (patch int32 [F], count).
-
-    A patch starts at the first face in `order` that has none and spreads over the edges of its chart (label). Folded
-    faces get -1. low float64 [C, 2] world units, size int64 [C, 2] texels of each chart's box.
-    """
-    start = np.zeros(len(size) + 1, np.int64)
-    for c in range(len(size)):
-        start[c + 1] = start[c] + size[c, 0] * size[c, 1]
-    owner = np.full(start[-1], -1, np.int32)
-    patch, refused = np.full(len(label), -1, np.int32), np.full(len(label), -1, np.int32)
-    queue = np.empty(len(label), np.int32)
-    count = 0
-    for seed in order:
-        if folded[seed] or patch[seed] >= 0:
+def _grow_in_chart(
+    corners: np.ndarray, members: np.ndarray, label: np.ndarray, partner: np.ndarray, area: np.ndarray, scale: float,
+    patch: np.ndarray, fresh: int,
+) -> None:  # fmt: skip
+    """Divide one chart (its faces `members`, patch -1) into connected patches numbered from `fresh` on."""
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    largest = members[0]
+    for f in members:
+        if patch[f] == -1 and (area[f] > area[largest] or patch[largest] != -1):
+            largest = f
+        for i in range(3):
+            for k in range(2):
+                low[k], high[k] = min(low[k], corners[f, i, k]), max(high[k], corners[f, i, k])
+    width, height = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
+    owner = np.full(width * height, -1, np.int32)
+    queue, turned_away = np.empty(len(members), np.int32), np.empty(len(members), np.int32)
+    for start in range(-1, len(members)):
+        seed = largest if start < 0 else members[start]
+        if patch[seed] != -1:
             continue
-        k = label[seed]
-        claims(corners[seed], low[k], scale, owner, start[k], size[k, 0], count, True)
-        patch[seed], queue[0], head, tail = count, seed, 0, 1
+        claims(corners[seed], low, scale, owner, 0, width, fresh, True)
+        patch[seed], queue[0], head, tail, away = fresh, seed, 0, 1, 0
         while head < tail:
             f = queue[head]
             head += 1
             for c in range(3):
                 g = partner[3 * f + c] // 3
-                if g < 0 or label[g] != k or patch[g] >= 0 or folded[g] or refused[g] == count:
+                if g < 0 or patch[g] != -1 or label[g] != label[f]:
                     continue
-                if claims(corners[g], low[k], scale, owner, start[k], size[k, 0], count, False):
-                    claims(corners[g], low[k], scale, owner, start[k], size[k, 0], count, True)
-                    patch[g], queue[tail] = count, g
+                if claims(corners[g], low, scale, owner, 0, width, fresh, False):
+                    claims(corners[g], low, scale, owner, 0, width, fresh, True)
+                    patch[g], queue[tail] = fresh, g
                     tail += 1
                 else:
-                    refused[g] = count
-        count += 1
-    return patch, count
+                    patch[g], turned_away[away] = -3, g  # not asked again by this patch
+                    away += 1
+        for i in range(away):
+            patch[turned_away[i]] = -1
+        fresh += 1
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _grow_patches(
+    corners: np.ndarray, label: np.ndarray, start: np.ndarray, member: np.ndarray, partner: np.ndarray,
+    area: np.ndarray, scale: float, patch: np.ndarray,
+) -> None:  # fmt: skip
+    """Divide charts into connected patches no two faces of which share a texel centre at `scale` texels a world unit.
+
+    member[start[k] : start[k + 1]] are the faces of chart k; patch int32 [F]: -1 before, and start[k] + 0, 1, .. after;
+    -2 for faces that stay out. A patch starts at the largest face of the chart, the next ones at the first face left.
+    """
+    jobs = 64
+    for job in prange(jobs):
+        for k in range((job * 37) % jobs, len(start) - 1, jobs):
+            if start[k + 1] > start[k]:
+                members = member[start[k] : start[k + 1]]
+                _grow_in_chart(corners, members, label, partner, area, scale, patch, start[k])
 
 
 @njit(cache=True, nogil=True)
-def _boxes(corners: np.ndarray, chart: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest corner, float64 [C, 2] each, of the charts over the given faces."""
-    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
-    for f in faces:
-        for i in range(3):
-            for k in range(2):
-                low[chart[f], k] = min(low[chart[f], k], corners[f, i, k])
-                high[chart[f], k] = max(high[chart[f], k], corners[f, i, k])
-    return low, high
+def _numbered(patch: np.ndarray, todo: np.ndarray, final: np.ndarray, count: int) -> tuple[int, int]:
+    """Give the patches of the faces todo consecutive numbers from `count` on: (numbers used, faces without a patch)."""
+    number = np.full(len(patch), -1, np.int32)
+    left = 0
+    for f in todo:
+        if patch[f] < 0:
+            left += 1
+            continue
+        if number[patch[f]] < 0:
+            number[patch[f]] = count
+            count += 1
+        final[f] = number[patch[f]]
+    return count, left
+
+
+@njit(cache=True, nogil=True)
+def _members(label: np.ndarray, todo: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Faces todo grouped by label: int64 [C + 1] into int32 [n]."""
+    start = np.zeros(count + 1, np.int64)
+    for f in todo:
+        start[label[f] + 1] += 1
+    for c in range(count):
+        start[c + 1] += start[c]
+    fill, member = start[:-1].copy(), np.empty(len(todo), np.int32)
+    for f in todo:
+        member[fill[label[f]]] = f
+        fill[label[f]] += 1
+    return start, member
 
 
 def lay_flat(
@@ -268,8 +308,8 @@ def lay_flat(
     that fold over leave it and become charts of their own with the neighbours that leave beside them.
     """
     label, partner = chart.astype(np.int32), np.ascontiguousarray(partner, dtype=np.int64)
-    cross = 0.5 * face_cross(surface)
-    area = np.linalg.norm(cross, axis=1)
+    cross = area_vectors(surface.vertices, surface.faces)
+    area = np.sqrt((cross**2).sum(axis=1))
     corners, final = np.zeros((len(label), 3, 2)), np.full(len(label), -1, np.int32)
     count, todo = 0, np.arange(len(label))
     for attempt in range(_ATTEMPTS):
@@ -279,19 +319,15 @@ def lay_flat(
         index, points = _points(surface.faces, todo, label, len(surface.vertices))
         position = _projected(surface.vertices, surface.faces, todo, label, frames, index, points)
         _untangle(position, index, area, todo, label, partner)
-        folded = np.zeros(len(label), bool)
-        folded[todo] = _lay(position, index, area, todo, corners) & (area[todo] > 0.0)
+        patch = np.full(len(label), -2, np.int32)
+        patch[todo] = np.where(_lay(position, index, area, todo, corners) & (area[todo] > 0.0), -2, -1)
         check()
-        low, high = _boxes(corners, label, todo, charts)
-        size = ((high - low) * texels).astype(np.int64) + 2
-        order = todo[np.argsort(-area[todo], kind="stable")]
-        patch, patches = _grow_patches(corners, label, folded, order, partner, low, size, texels)
-        laid = todo[patch[todo] >= 0]
-        final[laid] = patch[laid] + count
-        count += patches
-        todo = todo[patch[todo] < 0]
-        if not len(todo):
+        start, member = _members(label, todo, charts)
+        _grow_patches(corners, label, start, member, partner, area, texels, patch)
+        count, left = _numbered(patch, todo, final, count)
+        if not left:
             break
+        todo = todo[patch[todo] < 0]
         relabelled = np.full(len(label), -1, np.int32)
         relabelled[todo] = label[todo]
         _leave_together(todo, attempt >= _ATTEMPTS - 3, relabelled, partner, cross, area, 0)
@@ -321,25 +357,38 @@ def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _settle(corners: np.ndarray, chart: np.ndarray, area: np.ndarray, angle: np.ndarray) -> None:
-    """Turn each chart by its angle, scale it to keep its surface area, and move its least x and y to 0."""
-    count = len(angle)
+def _densities(corners: np.ndarray, chart: np.ndarray, area: np.ndarray, count: int) -> np.ndarray:
+    """How much each chart must grow to keep its surface area, float64 [C] in 1 .. sqrt 2."""
     true, flat = np.zeros(count), np.zeros(count)
-    low = np.full((count, 2), np.inf)
     for f in range(len(chart)):
-        a, b = corners[f, 1] - corners[f, 0], corners[f, 2] - corners[f, 0]
+        ax, ay = corners[f, 1, 0] - corners[f, 0, 0], corners[f, 1, 1] - corners[f, 0, 1]
+        bx, by = corners[f, 2, 0] - corners[f, 0, 0], corners[f, 2, 1] - corners[f, 0, 1]
         true[chart[f]] += area[f]
-        flat[chart[f]] += max(0.5 * (a[0] * b[1] - a[1] * b[0]), 0.0)
-    for f in range(len(chart)):
-        k = chart[f]
-        scale = np.sqrt(min(max(true[k] / max(flat[k], 1e-30), 1.0), 2.0))
-        c, s = scale * np.cos(angle[k]), scale * np.sin(angle[k])
+        flat[chart[f]] += max(0.5 * (ax * by - ay * bx), 0.0)
+    return np.sqrt(np.minimum(np.maximum(true / np.maximum(flat, 1e-30), 1.0), 2.0))
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _turn(corners: np.ndarray, chart: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> None:
+    for f in prange(len(chart)):
+        c, s = cosine[chart[f]], sine[chart[f]]
         for i in range(3):
             x, y = corners[f, i, 0], corners[f, i, 1]
             corners[f, i, 0], corners[f, i, 1] = c * x - s * y, s * x + c * y
-            low[k, 0], low[k, 1] = min(low[k, 0], corners[f, i, 0]), min(low[k, 1], corners[f, i, 1])
+
+
+@njit(cache=True, nogil=True)
+def _to_origin(corners: np.ndarray, chart: np.ndarray, count: int) -> None:
+    """Move the least x and y of each chart to 0."""
+    low = np.full((count, 2), np.inf)
     for f in range(len(chart)):
-        corners[f] -= low[chart[f]]
+        for i in range(3):
+            for k in range(2):
+                low[chart[f], k] = min(low[chart[f], k], corners[f, i, k])
+    for f in range(len(chart)):
+        for i in range(3):
+            for k in range(2):
+                corners[f, i, k] -= low[chart[f], k]
 
 
 @njit(cache=True, nogil=True)
@@ -363,9 +412,33 @@ def _tight_angles(rims: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray
     return angle
 
 
+def divided(flat: FlatCharts, cell: np.ndarray, partner: np.ndarray, area: np.ndarray) -> FlatCharts:
+    """The charts cut along square cells of their own side, float64 [C] in world units, infinite for those kept whole.
+
+    area float64 [F] of the faces.
+    """
+    across = np.floor(flat.corners.mean(axis=1) / cell[flat.chart][:, None]).astype(np.int64)
+    key = (flat.chart.astype(np.int64) << 32) | (across[:, 0] << 16) | across[:, 1]
+    label = np.unique(key, return_inverse=True)[1].astype(np.int32)
+    return _finished(flat.corners.copy(), _parts(label, partner), partner, area)
+
+
+@njit(cache=True, nogil=True)
+def chart_areas(corners: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
+    """Flat area of each chart, float64 [C]."""
+    out = np.zeros(count)
+    for f in range(len(chart)):
+        ax, ay = corners[f, 1, 0] - corners[f, 0, 0], corners[f, 1, 1] - corners[f, 0, 1]
+        bx, by = corners[f, 2, 0] - corners[f, 0, 0], corners[f, 2, 1] - corners[f, 0, 1]
+        out[chart[f]] += 0.5 * abs(ax * by - ay * bx)
+    return out
+
+
 def _finished(corners: np.ndarray, chart: np.ndarray, partner: np.ndarray, area: np.ndarray) -> FlatCharts:
     across = chart[np.maximum(partner, 0) // 3]
     rim = (partner < 0) | (across != np.repeat(chart, 3))
     angle = _tight_angles(corners.reshape(-1, 2)[rim], np.repeat(chart, 3)[rim], int(chart.max()) + 1)
-    _settle(corners, chart, area, angle)
+    growth = _densities(corners, chart, area, len(angle))
+    _turn(corners, chart, growth * np.cos(angle), growth * np.sin(angle))
+    _to_origin(corners, chart, len(angle))
     return FlatCharts(chart, corners)

@@ -16,8 +16,8 @@ from trellis_app.progress import Check, go_on
 
 _THOROUGH = 24  # so many charts look for a place from the bottom, later ones where others of their size got to
 _CLASSES = 24  # size classes along each side
-_FIRST = np.array([0.88, 0.92, 0.96, 1.0])  # sides tried first, in parts of the side that 70 % use would give
-_WORSE = np.array([1.06, 1.14, 1.26, 1.45])  # the next ones, times 1.6 again and again
+MANY = 300  # charts; so many fill every hole, fewer depend on the order in which they come
+_MANY_RATIO, _FEW_RATIO, _STEP = 1.03, 1.16, 0.02  # sides tried first, in parts of the least one that could do
 _SMALL = (6.0, 24.0)  # texels; charts not larger than these keep a quarter and a half of the margin
 
 
@@ -37,7 +37,9 @@ class Masks:
     size: np.ndarray  # int32 [C, 2] width and height in blocks, unturned
     start: np.ndarray  # int64 [C, 4] first word of each
     words: np.ndarray  # uint64
-    order: np.ndarray  # int32 [C] largest first
+    orders: np.ndarray  # int64 [O, C] large ones first, by their longer side, their area, their rim
+    solid: np.ndarray  # int64 [C] blocks of each outline
+    rim: np.ndarray  # int64 [C] sides of blocks along its border
 
 
 @njit(cache=True, nogil=True)
@@ -69,8 +71,14 @@ def _outlines(corners: np.ndarray, chart: np.ndarray, size: np.ndarray, start: n
 
 
 @njit(cache=True, nogil=True)
-def _bit_rows(blocks: np.ndarray, size: np.ndarray, start: np.ndarray, first: np.ndarray, words: np.ndarray) -> None:
-    """Bitmaps -> bit rows of the four turns; a quarter turn moves (x, y) to (height - 1 - y, x)."""
+def _bit_rows(
+    blocks: np.ndarray, size: np.ndarray, start: np.ndarray, first: np.ndarray, words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bitmaps -> bit rows of the four turns; a quarter turn moves (x, y) to (height - 1 - y, x).
+
+    Returns the set blocks and the sides along the border of each bitmap, int64 [C] each.
+    """
+    solid, rim = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
     for k in range(len(size)):
         width, height = size[k, 0], size[k, 1]
         across, down = (width + 63) // 64, (height + 63) // 64
@@ -78,17 +86,28 @@ def _bit_rows(blocks: np.ndarray, size: np.ndarray, start: np.ndarray, first: np
             for x in range(width):
                 if not blocks[start[k] + y * width + x]:
                     continue
-                u, v = width - 1 - x, height - 1 - y
+                u, v, here = width - 1 - x, height - 1 - y, start[k] + y * width + x
+                solid[k] += 1
+                rim[k] += 2 * (x == 0 or not blocks[here - 1]) + 2 * (y == 0 or not blocks[here - width])
                 words[first[k, 0] + y * across + x // 64] |= np.uint64(1) << np.uint64(x % 64)
                 words[first[k, 1] + x * down + v // 64] |= np.uint64(1) << np.uint64(v % 64)
                 words[first[k, 2] + v * across + u // 64] |= np.uint64(1) << np.uint64(u % 64)
                 words[first[k, 3] + u * down + y // 64] |= np.uint64(1) << np.uint64(y % 64)
+    return solid, rim
+
+
+@njit(cache=True, nogil=True)
+def _extent(corners: np.ndarray, chart: np.ndarray, out: np.ndarray) -> None:
+    for f in range(len(chart)):
+        for i in range(3):
+            for k in range(2):
+                out[chart[f], k] = max(out[chart[f], k], corners[f, i, k])
 
 
 def chart_extent(corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
     """Width and height of each chart, float64 [C, 2], from chart-local corners [F, 3, 2] that start at 0."""
     extent = np.zeros((int(chart.max()) + 1, 2))
-    np.maximum.at(extent, chart, corners.max(axis=1))
+    _extent(corners, chart, extent)
     return extent
 
 
@@ -100,9 +119,11 @@ def outline_masks(corners: np.ndarray, chart: np.ndarray, scale: float) -> Masks
     across = (np.stack([size[:, 0], size[:, 1]] * 2, axis=1) + 63) // 64
     first = np.concatenate([[0], np.cumsum((rows * across).reshape(-1))])
     words = np.zeros(first[-1], np.uint64)
-    _bit_rows(_outlines(corners, chart, size, start, scale), size, start, first[:-1].reshape(-1, 4), words)
-    order = np.lexsort((np.arange(len(size)), -size.min(axis=1), -size.max(axis=1)))
-    return Masks(size, first[:-1].reshape(-1, 4), words, order)
+    blocks = _outlines(corners, chart, size, start, scale)
+    solid, rim = _bit_rows(blocks, size, start, first[:-1].reshape(-1, 4), words)
+    keys = (-size.max(axis=1) * 2**20 - size.min(axis=1), -solid, -rim)
+    orders = np.stack([np.argsort(key, kind="stable") for key in keys])
+    return Masks(size, first[:-1].reshape(-1, 4), words, orders, solid, rim)
 
 
 @njit(cache=True, nogil=True)
@@ -264,49 +285,69 @@ def _fill_square(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _fill_squares(
-    size: np.ndarray, start: np.ndarray, words: np.ndarray, order: np.ndarray, sides: np.ndarray, gaps: np.ndarray,
+    size: np.ndarray, start: np.ndarray, words: np.ndarray, orders: np.ndarray, sides: np.ndarray, gaps: np.ndarray,
     places: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """`_fill_square` for several sides at once: which of them hold everything, bool [S]; places int32 [S, C, 3]."""
+    """`_fill_square` for several sides and orders [S, C]: which hold everything, bool [S]; places int32 [S, C, 3]."""
     fits = np.zeros(len(sides), np.bool_)
     for s in prange(len(sides)):
-        fits[s] = _fill_square(size, start, words, order, sides[s], gaps[s], places[s])
+        fits[s] = _fill_square(size, start, words, orders[s], sides[s], gaps[s], places[s])
     return fits
 
 
-def pack(masks: Masks, *, expected: int, texels: int, margin: float, check: Check = go_on) -> Packing:
+def _gaps(side: np.ndarray, texels: int, margin: float) -> np.ndarray:
+    """What `_fill_square` wants to know of margins for squares of some sides in blocks, int64 [S, 5]."""
+    blocks = side / texels
+    gaps = [np.ceil(share * margin * blocks).clip(1) for share in (1.0, 0.5, 0.25)]
+    return np.stack([*gaps, *(extent * blocks for extent in reversed(_SMALL))], axis=1).astype(np.int64)
+
+
+def least_side(masks: Masks, *, texels: int, margin: float) -> float:
+    """Side in blocks of a square that outlines and half of the margins around them would fill without any waste."""
+    side = np.sqrt(masks.solid.sum())
+    extent = masks.size.max(axis=1)
+    for _ in range(3):
+        gap, small_gap, tiny_gap, small, tiny = _gaps(np.array([side]), texels, margin)[0]
+        gaps = np.where(extent <= tiny, tiny_gap, np.where(extent <= small, small_gap, gap))
+        side = np.sqrt((masks.solid + 0.5 * gaps * masks.rim).sum())
+    return float(side)
+
+
+def _tried(masks: Masks, sides: np.ndarray, orders: np.ndarray, texels: int, margin: float) -> Packing | None:
+    """The best packing into squares of the given sides (blocks), with the order of that number each."""
+    places = np.zeros((len(sides), len(masks.size), 3), np.int32)
+    gaps = _gaps(sides, texels, margin)
+    fits = _fill_squares(masks.size, masks.start, masks.words, masks.orders[orders], sides, gaps, places)
+    if not fits.any():
+        return None
+    best = np.flatnonzero(fits)[np.argmin(sides[fits])]
+    return Packing(places[best, :, :2], places[best, :, 2], int(sides[best]))
+
+
+def pack(masks: Masks, *, texels: int, margin: float, check: Check = go_on) -> Packing:
     """Place all charts in a square whose side stands for `texels`, at least `margin` texels between any two.
 
-    Small charts, which mip levels lose first, keep less of it. expected: the side in blocks that would suit 70 % use;
-    sides around it are tried. Always succeeds: in the end by a larger square, that is by smaller charts.
+    Small charts, which mip levels lose first, keep less of it. Always succeeds: in the end by a larger square, that is
+    by smaller charts.
     """
-    count = len(masks.size)
+    ideal = least_side(masks, texels=texels, margin=margin)
+    many = len(masks.size) >= MANY
+    ratio = _MANY_RATIO if many else _FEW_RATIO
     best: Packing | None = None
-    worst_failure = 0
-
-    def attempt(sides: np.ndarray) -> None:
-        nonlocal best, worst_failure
-        blocks = sides / texels
-        gaps = [np.ceil(share * margin * blocks).clip(1) for share in (1.0, 0.5, 0.25)]
-        gaps += [extent * blocks for extent in reversed(_SMALL)]
-        places = np.zeros((len(sides), count, 3), np.int32)
-        blocks_apart = np.stack(gaps, axis=1).astype(np.int64)
-        fits = _fill_squares(masks.size, masks.start, masks.words, masks.order, sides, blocks_apart, places)
+    while True:
         check()
-        for side, good, place in zip(sides, fits, places, strict=True):
-            if good and (best is None or side < best.side):
-                best = Packing(place[:, :2], place[:, 2], int(side))
-            elif not good:
-                worst_failure = max(worst_failure, int(side))
-
-    check()
-    attempt(np.unique((expected * _FIRST).astype(np.int64).clip(1)))
-    factor = 1.0
-    while best is None:
-        attempt(np.unique((expected * _WORSE * factor).astype(np.int64) + 1))
-        factor *= 1.6
-    between = np.linspace(worst_failure, best.side, 6)[1:-1].astype(np.int64)
-    between = np.unique(between[(between > worst_failure) & (between < best.side)])
-    if len(between):
-        attempt(between)
-    return best
+        wanted = ratio + _STEP * np.arange(4 if many else 2)
+        orders = np.zeros(4, np.int64) if many else np.tile(np.arange(3), 2)
+        sides = (ideal * (wanted if many else np.repeat(wanted, 3))).astype(np.int64) + 1
+        found = _tried(masks, sides, orders, texels, margin)
+        if found is None and best is not None:
+            return best
+        if found is None:
+            ratio += (4 if many else 2) * _STEP + 0.1 * (ratio - 1.0)
+            continue
+        if many or ratio <= 1.0 + _STEP or (best is not None and found.side > sides.min()):
+            return found
+        best = found
+        if found.side > sides.min():
+            return best
+        ratio -= 2 * _STEP

@@ -8,19 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numba import njit
 
-from trellis_app.mesh.charts import ChartLimits, cut_charts
-from trellis_app.mesh.flatten import FlatCharts, lay_flat
+from trellis_app.mesh.charts import ChartLimits, area_vectors, cut_charts
+from trellis_app.mesh.flatten import FlatCharts, chart_areas, divided, lay_flat
 from trellis_app.mesh.gpu import charts as parallel
-from trellis_app.mesh.packing import Packing, chart_extent, outline_masks, pack
-from trellis_app.mesh.surface import Surface, edge_table, face_cross, partners_across
+from trellis_app.mesh.gpu.overlap import later_faces
+from trellis_app.mesh.packing import MANY, Packing, chart_extent, least_side, outline_masks, pack
+from trellis_app.mesh.surface import Surface, edge_table, partners_across
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
 
 _CRUMB_TEXELS = 150.0  # charts with less area than this many texels are merged away more eagerly
 _USE = 0.70  # of the atlas, expected
-_GOOD_USE = 0.66  # charts that pack worse are given less margin
+_GOOD_USE = 0.68  # charts that pack worse are cut, and then given less margin
+_ENOUGH_USE = 0.655  # below this charts keep half the margin
+_LIKELY = 1.05  # side that many charts need, over the least side that could do
+_BULKY, _HOLLOW, _LONG = 0.015, 0.55, 0.45  # of the atlas, of a chart's box, of the atlas' side
+_FILLING, _PIECE = (0.12, 0.25), 0.06  # parts of the whole area that may fall into small pieces; of the atlas' side
 _SNAP = 4096  # steps a texel of the rasteriser
 
 
@@ -94,16 +100,18 @@ def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, c
     Every chart has the same texels a world unit, and none is mirrored. Small charts keep less margin; where thousands
     of charts meet a small texture all do. Deterministic. A Mesh on a GPU is cut into charts there.
     """
-    mesh = surface if isinstance(surface, Mesh) else None
+    mesh, device = None, torch.device("cpu")
     if isinstance(surface, Mesh):
+        mesh, device = surface, surface.faces.device
         vertices, faces = surface.vertices.cpu().numpy(), surface.faces.int().cpu().numpy()
         surface = Surface(vertices, np.ascontiguousarray(faces))
     if not len(surface.faces):
         return Atlas(np.zeros(0, np.int32), np.zeros((0, 3, 2), np.float32))
-    area = max(0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum()), 1e-30)
+    areas = np.sqrt((area_vectors(surface.vertices, surface.faces) ** 2).sum(axis=1))
+    area = max(float(areas.sum()), 1e-30)
     texels = texture_size * np.sqrt(_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
-    if mesh is not None and mesh.faces.is_cuda:
+    if mesh is not None and device.type == "cuda":
         across = parallel.half_edge_partners(mesh.faces)
         label = parallel.cut_charts(mesh.vertices, mesh.faces, across, limits, check=check).cpu().numpy()
         partner = across.cpu().numpy()
@@ -112,35 +120,75 @@ def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, c
         label = cut_charts(surface, partner, limits, check=check)
     check()
     flat = lay_flat(surface, label, partner, texels=2.0 * texels, check=check)
-    packing, scale, margin = _packed(flat, area, texture_size, margin, check)
+    found = _packed(flat, area, texture_size, margin, check)
+    whole = flat
+    for share in _FILLING:
+        if found.use >= _GOOD_USE or int(whole.chart.max()) + 1 >= MANY:
+            break
+        finer = divided(whole, _cells(whole, found, share), partner, areas)
+        tried = _packed(finer, area, texture_size, margin, check)
+        if tried.use > found.use:
+            flat, found = finer, tried
+    if found.use < _ENOUGH_USE:
+        tried = _packed(flat, area, texture_size, 0.5 * margin, check)
+        found = tried if tried.use > found.use else found
+    packing, scale = found.packing, found.scale
     extent = chart_extent(flat.corners, flat.chart)
     uvs = _placed(flat.corners, flat.chart, extent, packing.offset, packing.turns, scale, packing.side)
-    return _without_overlap(Atlas(flat.chart, uvs, margin), texture_size)
+    return _without_overlap(Atlas(flat.chart, uvs, found.margin), texture_size, device)
 
 
-def _packed(flat: FlatCharts, area: float, size: int, margin: float, check: Check) -> tuple[Packing, float, float]:
-    """(packing, its scale in blocks a world unit, margin kept): less margin where that much would waste the atlas."""
-    expected = min(size // 2, 512) if size <= 1024 else min(size // 4 + 256, 1024)
+@dataclass(frozen=True)
+class _Packed:
+    packing: Packing
+    scale: float  # blocks a world unit
+    margin: float  # texels
+    use: float  # share of the atlas that faces cover
+
+
+def _packed(flat: FlatCharts, area: float, size: int, margin: float, check: Check) -> _Packed:
+    """Pack with the margin, or with a part of it where that much would leave too little of the atlas to many charts."""
+    count = int(flat.chart.max()) + 1
+    expected = int(min(max(16.0 * np.sqrt(count), 320.0), 1024.0, 0.75 * size))
     scale = expected * float(np.sqrt(_USE / area))
     masks = outline_masks(flat.corners, flat.chart, scale)
-    sides = flat.corners[:, 1:] - flat.corners[:, :1]
-    covered = 0.5 * float(np.abs(sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]).sum()) * scale**2
-    best, kept = pack(masks, expected=expected, texels=size, margin=margin, check=check), margin
-    for share in (0.5, 0.25):
-        if covered >= _GOOD_USE * best.side**2:
-            break
-        tighter = pack(masks, expected=expected, texels=size, margin=share * margin, check=check)
-        if tighter.side < best.side:
-            best, kept = tighter, share * margin
-    return best, scale, kept
+    covered = float(chart_areas(flat.corners, flat.chart, count).sum()) * scale**2
+    if count >= MANY:
+        for _ in range(2):
+            if covered < _GOOD_USE * (_LIKELY * least_side(masks, texels=size, margin=margin)) ** 2:
+                margin *= 0.5
+    packing = pack(masks, texels=size, margin=margin, check=check)
+    return _Packed(packing, scale, margin, covered / packing.side**2)
 
 
-def _without_overlap(atlas: Atlas, size: int) -> Atlas:
+def _cells(flat: FlatCharts, found: _Packed, filling: float) -> np.ndarray:
+    """Side of the cells (world units, float64 [C]) along which charts are cut that left too many holes.
+
+    Hollow and long charts fall into quarters; the smallest charts, up to the part `filling` of the whole area, into
+    small pieces.
+    """
+    extent = chart_extent(flat.corners, flat.chart) * found.scale
+    box, side = extent.prod(axis=1), found.packing.side
+    filled = chart_areas(flat.corners, flat.chart, len(extent)) * found.scale**2
+    bulky = (box > _BULKY * side**2) & ((filled < _HOLLOW * box) | (extent.max(axis=1) > _LONG * side))
+    cell = np.where(bulky, 0.5 * extent.max(axis=1) + 1e-9, np.inf)
+    order = np.argsort(filled, kind="stable")
+    before = np.cumsum(filled[order]) - filled[order]
+    small = order[before < filling * filled.sum()]
+    cell[small] = np.minimum(cell[small], _PIECE * side)
+    return cell / found.scale
+
+
+def _without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
     """The few faces that still share a texel centre at the final size shrink to a point and become charts."""
-    again = np.flatnonzero(_covered_twice(atlas.uvs, size))
-    if not len(again):
-        return atlas
-    uvs, chart = atlas.uvs.copy(), atlas.chart.copy()
-    uvs[again] = uvs[again].mean(axis=1, keepdims=True)
-    chart[again] = int(chart.max()) + 1 + np.arange(len(again), dtype=np.int32)
-    return Atlas(chart, uvs, atlas.margin)
+    uvs, chart = atlas.uvs, atlas.chart
+    while True:
+        if device.type == "cuda":
+            again = later_faces(torch.from_numpy(uvs).to(device), size).cpu().numpy()
+        else:
+            again = np.flatnonzero(_covered_twice(uvs, size))
+        if not len(again):
+            return Atlas(chart, uvs, atlas.margin)
+        uvs, chart = uvs.copy(), chart.copy()
+        uvs[again] = uvs[again].mean(axis=1, keepdims=True)
+        chart[again] = int(chart.max()) + 1 + np.arange(len(again), dtype=np.int32)

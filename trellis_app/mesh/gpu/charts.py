@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from trellis_app.mesh.charts import CRUMB_STEPS, SATELLITE, UNITS, ChartLimits
+from trellis_app.mesh.charts import CRUMB_STEPS, SATELLITE, UNITS, ChartLimits, merge
 from trellis_app.progress import Check, go_on
 
+HANDOVER = 60_000  # pairs of charts from which on one CPU core is faster than the launches of small kernels
 _NOBODY = torch.iinfo(torch.int64).max
 
 
@@ -132,36 +134,54 @@ def _chosen(graph: ChartGraph, cost: torch.Tensor) -> torch.Tensor:
 
 
 def _merge(
-    graph: ChartGraph, label: torch.Tensor, bounds: tuple[float, float, float], check: Check
-) -> tuple[ChartGraph, torch.Tensor]:
-    """Merge until no two charts want to; label int64 [F] is the chart of each face, before and after.
+    graph: ChartGraph, label: torch.Tensor, bounds: tuple[float, float, float], check: Check, least: int
+) -> tuple[ChartGraph, torch.Tensor, bool]:
+    """Merge until no two charts want to, or at most `least` pairs are left; and whether the merging is over.
 
-    bounds: least flatness, most bend, and the area (units) of which one of the two must have less.
+    label int64 [F] is the chart of each face, before and after. bounds: least flatness, most bend, and the area
+    (units) of which one of the two must have less.
     """
-    while len(graph.low):
+    while len(graph.low) > least:
         check()
         target = _chosen(graph, _wishes(graph, bounds))
         keeps = target == torch.arange(len(target), device=target.device)
         count = int(keeps.sum())
         if count == len(target):
-            break
+            return graph, label, True
         number = (keeps.cumsum(0) - 1)[target]
         graph = _joined(graph, number, count)
         label = number[label]
-    return graph, label
+    return graph, label, not len(graph.low)
 
 
 def cut_charts(
-    vertices: torch.Tensor, faces: torch.Tensor, partner: torch.Tensor, limits: ChartLimits, *, check: Check = go_on
-) -> torch.Tensor:
+    vertices: torch.Tensor, faces: torch.Tensor, partner: torch.Tensor, limits: ChartLimits, *,
+    handover: int = HANDOVER, check: Check = go_on,
+) -> torch.Tensor:  # fmt: skip
     """Chart of each face, int64 [F] numbered 0..C-1; charts are connected.
 
-    vertices float32 [V, 3]; faces int [F, 3]; partner from `half_edge_partners`. Deterministic on each device.
+    vertices float32 [V, 3]; faces int [F, 3]; partner from `half_edge_partners`. Deterministic on each device. The
+    rounds with at most `handover` pairs of charts run on the CPU.
     """
     label = torch.arange(len(faces), device=faces.device)
-    bounds = (limits.flatness, limits.bend, float("inf"))
-    graph, label = _merge(face_graph(vertices, faces, partner), label, bounds, check)
-    for share in CRUMB_STEPS:
-        bounds = (limits.crumb_flatness, limits.crumb_bend, limits.crumb * share * UNITS)
-        graph, label = _merge(graph, label, bounds, check)
+    graph = face_graph(vertices, faces, partner)
+    stages = [(limits.flatness, limits.bend, float("inf"))]
+    stages += [(limits.crumb_flatness, limits.crumb_bend, limits.crumb * share * UNITS) for share in CRUMB_STEPS]
+    while stages:
+        graph, label, over = _merge(graph, label, stages[0], check, handover)
+        if not over:
+            return _finished_on_cpu(graph, label, stages, check)
+        stages = stages[1:]
     return label
+
+
+def _finished_on_cpu(
+    graph: ChartGraph, label: torch.Tensor, stages: list[tuple[float, float, float]], check: Check
+) -> torch.Tensor:
+    rows = (graph.area, graph.vector, graph.rim, graph.low.int(), graph.high.int(), graph.length)
+    area, vector, rim, low, high, length = (row.cpu().numpy() for row in rows)
+    small = (area, vector, rim, low, high, length)
+    number = np.arange(len(area), dtype=np.int32)
+    for bounds in stages:
+        small, number = merge(small, number, bounds, check)
+    return torch.from_numpy(number).to(label.device).long()[label]
