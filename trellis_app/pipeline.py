@@ -35,13 +35,14 @@ from trellis_app.image.features import ImageEncoder, load_image_encoder
 from trellis_app.manifest import LATENT_FACTOR, Preset
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
+from trellis_app.models.fp8 import check_fp8, use_fp8
 from trellis_app.models.latent_flow import LatentFlow
 from trellis_app.models.material_vae import MaterialDecoder, attributes
 from trellis_app.models.shape_vae import ShapeDecoder, ShapeEncoder, shape_features
 from trellis_app.models.structure_flow import StructureFlow
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
-from trellis_app.residency import Residency, plan
+from trellis_app.residency import Attempt, Residency, plan
 from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor, SpatialCache
@@ -102,8 +103,12 @@ class ImageTo3D:
         encoder: ImageEncoder | None = None,
         matte: Matte | None = None,
         memory_budget_gb: float | None = None,
+        precision: str = "bf16",
     ) -> None:
-        """Encoder and background remover are the bundle's own where none is given."""
+        """Encoder and background remover are the bundle's own where none is given; precision: of flows on a GPU."""
+        if precision == "fp8":
+            check_fp8(device)
+        self.precision = precision
         self.bundle = bundle
         self.device = device
         self._encoder = encoder or load_image_encoder(bundle, device)
@@ -127,6 +132,7 @@ class ImageTo3D:
             encoder=load_image_encoder(bundle, device, original=original),
             matte=load_matte(bundle, device, original=original),
             memory_budget_gb=settings.memory_budget_gb,
+            precision=settings.precision,
         )
 
     def resolved(self, request: GenerationRequest) -> GenerationRequest:
@@ -350,12 +356,15 @@ class ImageTo3D:
                 f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
                 "Use the pipeline.json that belongs to the bundle.",
             )
-        with self._residency.resident(key, model) as there:
+        flow: nn.Module | None = model if isinstance(model, FlowTransformer) else None
+        if self.precision == "fp8" and isinstance(flow, FlowTransformer):
+            use_fp8(flow, self.device)
+        with self._residency.resident(key, model):
             try:
-                yield there
+                yield model
             finally:
-                if isinstance(model, FlowTransformer) and not self._residency.stays(key):
-                    model.recordings.clear()
+                if isinstance(flow, FlowTransformer) and not self._residency.stays(key):
+                    flow.recordings.clear()
 
     def _sample(
         self, velocity: Velocity[Latent], noise: Latent, run: Run, stage: Stage
@@ -372,18 +381,6 @@ class ImageTo3D:
         tokens = features.tokens.to(self.device)
         # All keys and values of zeros are alike, so attention to one of them is attention to all.
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
-
-
-class Attempt(AbstractContextManager["Attempt"]):
-    """Swallows a GPU that ran out of memory, unless it is the final attempt."""
-
-    def __init__(self, *, final: bool) -> None:
-        self.failed = False
-        self._final = final
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.failed = isinstance(error, torch.cuda.OutOfMemoryError) and not self._final
-        return self.failed
 
 
 @contextmanager

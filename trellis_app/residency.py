@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -176,3 +176,15 @@ class Residency:
         for key, berth in self._berths.items():
             if key != but:
                 berth.leave()
+
+
+class Attempt(AbstractContextManager["Attempt"]):
+    """Swallows a GPU that ran out of memory, unless it is the final attempt."""
+
+    def __init__(self, *, final: bool) -> None:
+        self.failed = False
+        self._final = final
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.failed = isinstance(error, torch.cuda.OutOfMemoryError) and not self._final
+        return self.failed

@@ -83,6 +83,17 @@ def test_triton_parents(width: int, channels: int) -> None:
     same(ours, h + share[:, torch.arange(channels, device=DEVICE) * share.shape[1] // channels], torch.float32)
 
 
+@pytest.mark.parametrize("implementation", ["reference", pytest.param(TRITON, marks=[needs_triton])])
+def test_quantised_rows(implementation: str) -> None:
+    if implementation == TRITON and INTERPRETED:
+        pytest.skip("Triton's interpreter has no float8 of torch")
+    x = draw(17, 200) * torch.logspace(-6, 3, 17, device=DEVICE)[:, None]
+    x[3] = 0
+    found, factor = op.quantise_rows(x, implementation=implementation)
+    assert (found.dtype, factor.dtype, factor.shape) == (torch.float8_e4m3fn, torch.float32, (17, 1))
+    assert ((found.float() * factor - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 / 64).all()
+
+
 @needs_triton
 def test_triton_empty() -> None:
     x = draw(0, 32)

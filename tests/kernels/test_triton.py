@@ -25,7 +25,7 @@ from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
 from trellis_kernels.neighbour_map.triton import child_map_kernel, map_kernel, mask_kernel, table_kernel  # noqa: E402
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
-from trellis_kernels.row_ops.triton import child_kernel, head_kernel, row_kernel  # noqa: E402
+from trellis_kernels.row_ops.triton import child_kernel, head_kernel, quantise_kernel, row_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
 from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -101,6 +101,7 @@ CASES = [
     Case("resolve", resolve_kernel, RESOLVE, dict(EMPTY=2**63 - 1, BLOCK=128, SUBPIXEL=4096), {}),
     Case("row", row_kernel, ROW, ROW_FLAGS, {}),
     Case("child", child_kernel, "*fp16 *fp16 *i64 *fp16 i32", dict(C=64, WIDTH=128, BLOCK=64, ROWS=32), {}),
+    Case("quantise", quantise_kernel, "*bf16 *fp8e4nv *fp32", dict(C=1536, BLOCK=2048, MOST=448.0), {}),
     Case("head", head_kernel, "*bf16 *fp32 *fp32 *bf16 i32 i32 fp32", dict(HEADS=24, D=128, GROUP=8, TURN=True), {}),
     Case("link", link_kernel, "*i32 *i32 *i32 *i32 i32", dict(BLOCK=128), {}),
     Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),
@@ -124,6 +125,8 @@ CASES = [
 @pytest.mark.parametrize("capability", [80, 90, 120])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_compiles(case: Case, capability: int) -> None:
+    if "fp8" in case.types and capability < 89:
+        pytest.skip("no 8-bit floats there")
     names = [name for name in case.kernel.arg_names if name not in case.constants]
     signature = dict(zip(names, case.types.split(), strict=True)) | dict.fromkeys(case.constants, "constexpr")
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(case.types.split()) if kind.startswith("*")}

@@ -8,6 +8,7 @@ import torch
 from trellis_kernels.row_ops.reference import norm_rotate
 
 from tests.models.golden import Golden, read_golden
+from trellis_app.models.fp8 import Fp8Linear, use_fp8
 from trellis_app.models.recording import FlowInputs
 from trellis_app.models.registry import build_model
 from trellis_app.sparse.attention import rotary_phases
@@ -154,6 +155,24 @@ def test_compiled_row_ops(shared: Path, case: str) -> None:
             expected = golden["out.v_feats"][rows]
         torch.testing.assert_close(velocity, expected, atol=1e-4, rtol=0)
         velocity.sum().backward()
+
+
+@pytest.mark.parametrize("case", ["ss_flow", "slat_flow_tex"])
+def test_fp8_is_near(shared: Path, case: str) -> None:
+    """On a CPU the rounding is the same, the products are float32."""
+    golden = read_golden(shared, case)
+    model = golden.model()
+    for _ in range(2):
+        use_fp8(model, torch.device("cpu"))
+    assert sum(isinstance(module, Fp8Linear) for module in model.modules()) == 6 * len(model.blocks)
+    with torch.no_grad():
+        if case == "ss_flow":
+            velocity, expected = model(golden["in.x"], golden["in.t"], golden["in.cond"]), golden["out.v"]
+        else:
+            x = SparseTensor(golden["in.feats"], golden["in.coords"])
+            concat = x.replace(golden["in.concat_cond_feats"])
+            velocity, expected = model(x, golden["in.t"], golden["in.cond"], concat).feats, golden["out.v_feats"]
+    assert 0 < (velocity - expected).norm() / expected.norm() < 0.08
 
 
 def test_training_under_autocast(shared: Path) -> None:

@@ -8,6 +8,8 @@ Rows of all batch items are packed behind each other; positions enter only throu
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,7 +23,7 @@ from trellis_app.models.recording import FlowInputs, Recordings, worth_recording
 from trellis_app.sparse.attention import attend, fastest_attention
 from trellis_app.sparse.layers import LayerNorm32
 from trellis_app.sparse.packing import Packing
-from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
+from trellis_app.sparse.rowwise import AUTOMATIC, REFERENCE, RowOps, use_row_ops
 
 TIME_CHANNELS = 256
 NORM_EPS = 1e-6
@@ -133,8 +135,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C] -> [N, C]."""
-        first = cast(nn.Linear, self.mlp[0])
-        return self.mlp[2](self.row_ops.linear_gelu(x, first.weight, first.bias))
+        first, gelu, second = self.mlp
+        if not isinstance(first, nn.Linear):
+            return second(gelu(first(x)))
+        return second(self.row_ops.linear_gelu(x, first.weight, first.bias))
 
 
 class FlowBlock(nn.Module):
@@ -186,6 +190,8 @@ class TimeEmbedder(nn.Module):
 class FlowTransformer(nn.Module):
     """Base of the flow models: everything but how rows and positions come from the input."""
 
+    plain = False  # True: no recordings, no shortcut, attention as torch chooses; to compare the fast path with
+
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
         width = params.model_channels
@@ -235,7 +241,9 @@ class FlowTransformer(nn.Module):
         pairs = [cast(FlowBlock, block).cross_attn.keys_and_values(rows) for block in self.blocks]
         keys, values = zip(*pairs, strict=True)
         constants = None
-        if length == 1 and tokens.is_cuda:  # softmax over one key is 1; on a CPU this would change the order of sums
+        if (
+            length == 1 and tokens.is_cuda and not self.plain
+        ):  # softmax over one key is 1; on a CPU this would change the order of sums
             attentions = [cast(FlowBlock, block).cross_attn for block in self.blocks]
             constants = tuple(a.to_out(v.flatten(1)) for a, v in zip(attentions, values, strict=True))
         return ConditionMemory(keys, values, Packing((length,) * items, tokens.device), constants)
@@ -255,7 +263,7 @@ class FlowTransformer(nn.Module):
         if not isinstance(condition, ConditionMemory):
             return self._velocity(FlowInputs(rows, packing, phases, t, self.remember(condition)))
         inputs = FlowInputs(rows, packing, phases, t, condition)
-        if worth_recording(rows):
+        if worth_recording(rows) and not self.plain:
             return self.recordings.run(self._velocity, inputs, self.input_layer.weight)
         return self._velocity(inputs)
 
@@ -272,10 +280,22 @@ class FlowTransformer(nn.Module):
         constants = memory.constants or (None,) * len(self.blocks)
         table = self.modulations(shared, memory.values[0].dtype)
         parts = zip(self.blocks, table, memory.keys, memory.values, constants, strict=True)
-        with fastest_attention(h):
+        with nullcontext() if self.plain else fastest_attention(h):
             for block, modulation, keys, values, constant in parts:
                 rows = packing.share(modulation).unflatten(1, (6, -1))
                 h = block(h, rows, packing, phases, keys, values, memory.packing, constant)
         with full_precision(rows):
             h = F.layer_norm(h.float(), h.shape[-1:], eps=1e-5)
             return self.out_layer(h)
+
+
+@contextmanager
+def plain_path(flow: FlowTransformer) -> Iterator[None]:
+    """For the length of the block the flow computes step by step in plain torch, as the fast path is tested against."""
+    flow.plain = True
+    use_row_ops(flow, REFERENCE)
+    try:
+        yield
+    finally:
+        flow.plain = False
+        use_row_ops(flow, AUTOMATIC)

@@ -135,6 +135,15 @@ def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor, *, implem
     return triton.add_parents(h.contiguous(), x.contiguous(), slots)
 
 
+def quantise_rows(x: torch.Tensor, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [N, C] as float8 (e4m3) and the float32 factor [N, 1] that restores each: x = out * factor."""
+    if choose(implementation, x.device, (REFERENCE, TRITON)) == REFERENCE:
+        return reference.quantise_rows(x)
+    from trellis_kernels.row_ops import triton
+
+    return triton.quantise_rows(x.contiguous(), reference.FP8_MAX)
+
+
 def _differentiated(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 

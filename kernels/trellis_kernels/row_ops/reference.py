@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from trellis_kernels.sparse_conv.reference import pick_children
 
 Affine = torch.Tensor | None
+FP8_MAX = 448.0  # largest number of e4m3
 HEAD_EPS = 1e-24  # added to the mean square: a zero vector stays zero
 
 
@@ -74,6 +75,12 @@ def norm_rotate(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor) -> t
 def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Linear layer, then GELU in its tanh approximation (Hendrycks and Gimpel 2016)."""
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [N, C] as float8 (e4m3) and the float32 factor [N, 1] of each: its largest value becomes FP8_MAX."""
+    factor = x.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / FP8_MAX
+    return (x.float() / factor).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), factor
 
 
 def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -86,6 +86,18 @@ def child_kernel(
     tl.store(out + row * C + column, total.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def quantise_kernel(x, out, factor, C: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr):
+    """x [N, C] -> out float8 [N, C], factor float32 [N]; one row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    h = tl.load(x + row * C + column, mask=column < C, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(h), axis=0), 1e-12) / MOST
+    h = tl.minimum(tl.maximum(h / scale, -MOST), MOST)
+    tl.store(out + row * C + column, h.to(out.dtype.element_ty), mask=column < C)
+    tl.store(factor + row, scale)
+
+
 @dataclass(frozen=True)
 class RowTask:
     """What one launch of the row kernel does to x [N, C]; absent parts are None."""
@@ -152,3 +164,17 @@ def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.
                 h, x, slots, out, h.shape[0], C=h.shape[1], WIDTH=x.shape[1], BLOCK=block, ROWS=rows, num_warps=4
             )
     return out
+
+
+def quantise_rows(x: torch.Tensor, most: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [N, C] -> float8 (e4m3) [N, C] and its factors float32 [N, 1]."""
+    count, channels = x.shape
+    out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    factor = torch.empty((count, 1), dtype=torch.float32, device=x.device)
+    if count:
+        with on_device(x.device):
+            quantise_kernel[(count,)](
+                x, out, factor, C=channels, BLOCK=triton.next_power_of_2(channels), MOST=most,
+                num_warps=8 if channels > 4096 else 4,
+            )  # fmt: skip
+    return out, factor

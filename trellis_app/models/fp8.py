@@ -1,0 +1,60 @@
+"""Optional precision "fp8": the large linear layers of a flow's blocks in 8-bit floats (e4m3), on GPUs that have them.
+
+Weights carry one factor for each output, activations one for each row, found anew in every pass; products are summed in
+float32. Keys and values of the picture, computed once an asset, stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from trellis_kernels.row_ops.op import quantise_rows
+
+from trellis_app.errors import MachineError
+from trellis_app.models.flow_transformer import FlowTransformer
+
+LAYERS = ("self_attn.to_qkv", "self_attn.to_out", "cross_attn.to_q", "cross_attn.to_out", "mlp.mlp.0", "mlp.mlp.2")
+CAPABILITY = (8, 9)  # the first GPUs with such products: Ada
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose weight and input are rounded to 8-bit floats."""
+
+    def __init__(self, layer: nn.Linear, device: torch.device) -> None:
+        """device: where the rounding is done; the new weights lie where the old ones do."""
+        super().__init__()
+        home = layer.weight.device
+        weight, factor = quantise_rows(layer.weight.detach().to(device))
+        self.weight = nn.Parameter(weight.to(home), requires_grad=False)  # e4m3 [Co, Ci]
+        self.factor = nn.Parameter(factor.T.contiguous().to(home), requires_grad=False)  # float32 [1, Co]
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, Ci] -> [N, Co] in the dtype of x; also where no GPU multiplies such numbers, for tests."""
+        rows, factor = quantise_rows(x)
+        if not x.is_cuda:
+            return ((rows.float() * factor) @ (self.weight.float().T * self.factor) + self.bias.float()).to(x.dtype)
+        return torch._scaled_mm(
+            rows, self.weight.t(), scale_a=factor, scale_b=self.factor, bias=self.bias, out_dtype=x.dtype,
+            use_fast_accum=True,
+        )  # fmt: skip
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raises MachineError where the device does not multiply 8-bit floats."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
+        raise MachineError(
+            "The precision fp8 needs an NVIDIA GPU of the Ada generation or newer.", "Choose the precision bf16."
+        )
+
+
+@torch.no_grad()
+def use_fp8(flow: FlowTransformer, device: torch.device) -> None:
+    """Replace the large linear layers of every block; a flow that has them already is left as it is."""
+    for block in flow.blocks:
+        for path in LAYERS:
+            parent, name = path.rsplit(".", 1)
+            holder = block.get_submodule(parent)
+            layer = getattr(holder, name)
+            if isinstance(layer, nn.Linear):
+                setattr(holder, name, Fp8Linear(layer, device))
