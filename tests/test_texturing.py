@@ -22,7 +22,7 @@ from trellis_app.texturing import TextureOptions, finish_texture, parted, textur
 from trellis_app.types import DualGrid, FinishedAsset, OVoxel, PreparedImage, Stage
 from trellis_app.weights import load_bundle
 
-FINISH = FinishOptions(texture_size=64)
+FINISH = FinishOptions(texture_size=64, alpha="opaque")  # else translucent faces move to the end
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,18 @@ def test_degenerate_and_doubled_triangles_stay() -> None:
     assert isinstance(last.result, FinishedAsset)
     assert np.array_equal(own_axes(last.result)[last.result.faces], vertices[faces])
     assert np.abs(last.result.textures.base_color[..., :3] - 127.5).max() < 1
+
+
+def test_poles_of_a_ball_are_slivers_that_unwrap(pipeline: ImageTo3D) -> None:
+    """The triangles at the poles of a UV sphere have next to no area."""
+    tilt, turn = np.meshgrid(np.linspace(0, np.pi, 33), np.linspace(0, 2 * np.pi, 65), indexing="ij")
+    vertices = np.stack([np.sin(tilt) * np.cos(turn), np.cos(tilt), np.sin(tilt) * np.sin(turn)], -1).reshape(-1, 3)
+    first = (np.arange(32)[:, None] * 65 + np.arange(64)).reshape(-1, 1)
+    faces = np.concatenate([first + np.array(part) for part in ([0, 1, 66], [0, 66, 65])])
+    mesh = UserMesh("ball", vertices.astype(np.float32), faces.astype(np.int32))
+    _, asset = run(pipeline, mesh, TextureOptions(uv="new"))
+    assert np.array_equal(own_axes(asset)[asset.faces], mesh.vertices[mesh.faces])
+    assert np.isfinite(asset.uvs).all()
 
 
 def test_what_slips_through_the_grid_is_told() -> None:

@@ -23,7 +23,7 @@ from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.mesh.bake import Baked, Sampler, bake
 from trellis_app.mesh.health import report
 from trellis_app.mesh.normals import crease_normals
-from trellis_app.mesh.surface import Surface, weld_vertices
+from trellis_app.mesh.surface import Surface, face_cross, weld_vertices
 from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.mesh.user_mesh import Stance, UserMesh, framed
 from trellis_app.mesh.user_uvs import judge_uvs
@@ -33,6 +33,7 @@ from trellis_app.progress import Check, RunClock, go_on
 from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.types import DualGrid, FinishedAsset, Mesh, OVoxel, PreparedImage, Stage, StageEvent
 
+SLIVER = 1e-12  # doubled area in the unit box; a texel of the largest texture has 1e-8
 UV_MODES = ("auto", "keep", "new")
 FINISH_STEPS = ("Lay out the texture", "Bake the textures", "Pack")
 FIRST_GUESS = {Stage.SHAPE: 0.35, Stage.MATERIAL: 0.35, Stage.FINISH: 0.3}  # shares of a run's seconds, mini on 2 cores
@@ -152,8 +153,19 @@ def lay_out(mesh: UserMesh, surface: Surface, mode: str, size: int, *, check: Ch
         if mode == "keep":
             raise MeshError(f"{mesh.name} has no UVs to keep.", "Leave --uv at auto, which makes new ones.")
     reason = "new UVs were asked for" if mode == "new" else verdict.reason
-    atlas = unwrap(weld_vertices(surface), texture_size=size, check=check)
-    return Layout(atlas, False, False, f"New UVs were made: {reason}.")
+    return Layout(new_atlas(surface, size, check), False, False, f"New UVs were made: {reason}.")
+
+
+def new_atlas(surface: Surface, size: int, check: Check) -> Atlas:
+    """UVs for every face; slivers that no texel can show lie in the corner."""
+    welded = weld_vertices(surface)
+    solid = np.flatnonzero(np.linalg.norm(face_cross(welded), axis=1) > SLIVER)
+    if not len(solid):
+        raise MeshError("The mesh has no area.", "Choose a mesh with a surface.")
+    found = unwrap(welded.keep_faces(solid), texture_size=size, check=check)
+    chart, uvs = np.zeros(len(surface.faces), np.int32), np.zeros((len(surface.faces), 3, 2), np.float32)
+    chart[solid], uvs[solid] = found.chart, found.uvs
+    return Atlas(chart, uvs)
 
 
 def pack(mesh: UserMesh, surface: Surface, layout: Layout, baked: Baked, sampler: Sampler) -> FinishedAsset:
