@@ -46,6 +46,13 @@ def test_every_stage_is_measured(tiny: None, tmp_path: Path) -> None:
     assert "material decoder" in bench_pipeline.table({"1024_cascade": summary})
 
 
+def test_errors_of_the_fast_path(tiny: None, tmp_path: Path) -> None:
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    errors = bench.errors("512", (Target.of(64, CPU, radius=0.34), None), "fp8")
+    assert errors["shape, fast against plain"] == errors["material, fast against plain"] == 0  # on a CPU they are one
+    assert 0 < errors["shape, fp8 against bf16"] < 0.1
+
+
 @torch.inference_mode()
 def test_decoders_give_the_target(tiny: None, tmp_path: Path) -> None:
     bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)

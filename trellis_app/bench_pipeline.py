@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from trellis_app.bench import commit, machine
 from trellis_app.bench_models import RandomBundle, RandomTokens, Steering, Target
 from trellis_app.image.background import NoMatte
 from trellis_app.manifest import CASCADES
+from trellis_app.models.flow_transformer import FlowTransformer, plain_path
+from trellis_app.models.fp8 import check_fp8
 from trellis_app.models.material_vae import MaterialDecoder
 from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.models.structure_vae import StructureDecoder
@@ -38,6 +40,7 @@ OTHER_RADIUS = 0.333  # another number of tokens
 TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
 LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
 STRUCTURE_TOKENS = 16**3
+ERROR_TOKENS = 12_000  # beyond these the plain path takes too long to be compared every time
 DECODERS = (
     ("sparse_structure_decoder", StructureDecoder), ("shape_slat_decoder", ShapeDecoder),
     ("tex_slat_decoder", MaterialDecoder),
@@ -171,6 +174,32 @@ class PipelineBench:
         settle(self.device)
         return time.perf_counter() - start
 
+    @torch.inference_mode()
+    def errors(self, preset: str, targets: tuple[Target, Target | None], precision: str) -> dict[str, float]:
+        """Relative error of the latents after all steps: fast against plain path, and fp8 against bf16 where asked."""
+        self.steering.target, self.steering.coarse = targets
+        side = self.pipeline.bundle.presets[preset].material
+        flows = [self.pipeline.bundle.model(f"{part}_slat_flow_model_{side}", self.device) for part in ("shape", "tex")]
+        fast = self._latents(preset, targets[0])
+        with ExitStack() as stack:
+            for flow in flows:
+                assert isinstance(flow, FlowTransformer)
+                stack.enter_context(plain_path(flow))
+            plain = self._latents(preset, targets[0])
+        found = {f"{name}, fast against plain": error(fast[name], plain[name]) for name in fast}
+        if precision == "fp8":
+            self.pipeline.precision = precision
+            rounded = self._latents(preset, targets[0])
+            found |= {f"{name}, fp8 against bf16": error(rounded[name], fast[name]) for name in fast}
+        return found
+
+    def _latents(self, preset: str, target: Target) -> dict[str, torch.Tensor]:
+        pipeline = self.pipeline
+        run = pipeline.begin(BLANK, pipeline.resolved(GenerationRequest(preset=preset, seed=1)), RunClock())
+        shape = last(pipeline._shape_latent(target.coords, run.preset.material, run))
+        material = last(pipeline.material(ShapeLatent(shape, target.asset.grid.resolution), run))
+        return {"shape": shape.feats, "material": material.latent.feats}
+
     def _structure(self, run: Run) -> None:
         last(self.pipeline.structure(run))
 
@@ -178,6 +207,11 @@ class PipelineBench:
         with self.pipeline._resident("shape_slat_decoder", ShapeDecoder) as decoder:
             voxels = decoder.upsample(low.fresh(), 4)
         return cascade_coords(voxels, 512, run.preset.resolution, run.request.max_tokens)[0]
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference by the norm of what is expected."""
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def last(stage: Generator[Any, None, Value]) -> Value:
@@ -206,17 +240,24 @@ class PipelineOptions:
     runs: int = 3
     memory_budget_gb: float | None = None
     finish: FinishOptions | None = None  # None: stop before finishing
+    precision: str = "bf16"
 
 
 def bench_pipeline(resolutions: list[str], device: torch.device, options: PipelineOptions) -> dict[str, Any]:
     """Each resolution `runs` times after a first one, and once with another number of tokens."""
     report: dict[str, Any] = {}
+    if options.precision == "fp8":
+        check_fp8(device)
     with bench_on(device, options.memory_budget_gb) as bench:
         for preset in (PRESETS.get(name, name) for name in resolutions):
             targets = bench.targets(preset, RADIUS, 1)
+            errors = {}
+            if options.precision == "fp8" or len(targets[0].coords) < ERROR_TOKENS:
+                errors = bench.errors(preset, targets, options.precision)
             first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
             targets = bench.targets(preset, OTHER_RADIUS, 1)
             report[preset] = summary(first, warm, bench.run(preset, targets, None))
+            report[preset]["relative_errors"] = errors
             del targets
     return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
 
@@ -257,4 +298,5 @@ def table(report: dict[str, Any]) -> str:
                 f"{s['first_seconds']:>8.3f} {other:>8}"
             )
         lines.append(f"{preset:<13} {'all stages':<18} {'':>9} {result['total_seconds']:>8.3f}")
+        lines += [f"{preset:<13} {name}: {value:.1e}" for name, value in result.get("relative_errors", {}).items()]
     return "\n".join(lines)
