@@ -118,9 +118,11 @@ def _packed(
     colors = np.rint(255.0 * sampler.at(split.vertices)[:, [0, 1, 2, 5]]).astype(np.uint8)
     if baked.textures.alpha_mode == "OPAQUE":
         colors[:, 3] = 255
-    order = np.argsort(baked.translucent, kind="stable")
+    faces = split.faces
+    if baked.translucent.any():
+        faces = faces[np.argsort(baked.translucent, kind="stable")]
     return FinishedAsset(
-        split.vertices, split.faces[order], split.normals, split.uvs, colors, baked.textures,
+        split.vertices, faces, split.normals, split.uvs, colors, baked.textures,
         translucent_faces=int(baked.translucent.sum()), double_sided=not health.watertight,
         counts=counts | {"covered_texels": baked.covered}, health=health,
     )  # fmt: skip
