@@ -97,11 +97,15 @@ def test_texels_show_the_place_they_cover() -> None:
     grid = voxels_of(framed(mesh), 64)
     place = (grid.coords + 0.5) / 64
     asset = OVoxel(grid, torch.cat([place, torch.zeros(len(place), 2), torch.ones(len(place), 1)], dim=1))
-    for mode in ("auto", "new"):
-        *_, last = finish_texture(mesh, asset, FINISH, TextureOptions(uv=mode))
+    assert mesh.uvs is not None
+    mirrored = replace(mesh, uvs=mesh.uvs * np.float32([-1, 1]) + np.float32([1, 0]))
+    tiled = replace(mesh, uvs=mesh.uvs * np.float32(0.5) + np.float32([2, -1]))
+    for brought, mode in ((mesh, "auto"), (mirrored, "keep"), (tiled, "auto"), (mesh, "new")):
+        *_, last = finish_texture(brought, asset, FINISH, TextureOptions(uv=mode))
         made = last.result
         assert isinstance(made, FinishedAsset)
-        column, row = (made.uvs[made.faces].mean(axis=1) * FINISH.texture_size).astype(int).T
+        assert made.textures.wrap == ("repeat" if brought is tiled else "clamp")
+        column, row = np.floor(made.uvs[made.faces].mean(axis=1) % 1 * FINISH.texture_size).astype(int).T
         texels = made.textures.base_color[row, column, :3] / 255
         assert np.abs(texels - (framed(mesh).vertices[mesh.faces].mean(axis=1) + 0.5)).max() < 0.04
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import AppSettings, FileOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, texture
 from trellis_app.types import FinishedAsset, OVoxel, Stage, StageEvent
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def run_texture_job(
             asset = event.result
     if asset is None or voxels is None:
         raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
+    for note in asset.notes:
+        LOG.info(note)
     samplers = {Stage.MATERIAL: pipeline.samplers(request)[Stage.MATERIAL]}
     record = settings_record(request, samplers, bundle=pipeline.bundle.name)
     record |= {"mesh": job.mesh.name, "texture": asdict(job.texture)}
