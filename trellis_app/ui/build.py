@@ -98,7 +98,8 @@ def _connect_mesh(page: Page, handlers: Handlers) -> None:
     mode, mesh, asset = page.picture.mode, page.picture.mesh, page.asset
     emptied = [page.stage.stages, page.stage.viewer, asset.rendering, page.run, asset.facts, asset.health]
     changed = [page.picture.run.generate, asset.downloads, *emptied]
-    mode.input(handlers.choose_mode, [mode, page.chosen, page.mesh], [mesh.frame, *changed], **AT_ONCE)
+    shown = [mesh.frame, page.picture.advanced.tabs, *changed]
+    mode.input(handlers.choose_mode, [mode, page.chosen, page.mesh], shown, **AT_ONCE)
     gr.on(
         [mesh.upload.change, mesh.side.input, mesh.up.input, mesh.uv.input],
         handlers.choose_mesh,

@@ -63,6 +63,7 @@ class Handlers:
         return {
             panel.mesh.frame: gr.update(visible=texturing),
             panel.run.generate: run,
+            panel.advanced.tabs: gr.Tabs(selected=(Stage.MATERIAL if texturing else Stage.STRUCTURE).value),
             **self._result(None),
             **self._clay(mesh if texturing else None, mode),
         }

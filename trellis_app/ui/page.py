@@ -31,6 +31,7 @@ class Advanced:
 
     keep_alpha: gr.Checkbox
     room: gr.Slider
+    tabs: gr.Tabs
     samplers: tuple[gr.Slider, ...]
     restore: gr.Button
 

@@ -146,12 +146,12 @@ def _advanced(samplers: dict[Stage, SamplerSettings]) -> Advanced:
         )
     )
     made: list[gr.Slider] = []
-    with gr.Tabs(elem_id="sampler-tabs"):
+    with gr.Tabs(elem_id="sampler-tabs") as tabs:
         for stage in STAGES:
-            with gr.Tab(stage.value.capitalize()):
+            with gr.Tab(stage.value.capitalize(), id=stage.value):
                 made += sliders(samplers[stage], prefix=stage.value)
     restore = gr.Button("Back to the model's own settings", size="sm")
-    return Advanced(keep_alpha, room, tuple(made), restore)
+    return Advanced(keep_alpha, room, tabs, tuple(made), restore)
 
 
 def _finish_panel() -> FinishPanel:
