@@ -37,11 +37,14 @@ class _Outcome(Generic[Result]):
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
+        self._gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # a thread begins on GPU 0
         self._value: Result
         self._error: BaseException | None = None
 
     def run(self) -> None:
         try:
+            if self._gpu is not None:
+                torch.cuda.set_device(self._gpu)
             with torch.inference_mode():
                 self._value = self._work()
         except BaseException as error:  # handed to the thread that waits

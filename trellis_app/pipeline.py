@@ -254,8 +254,17 @@ class ImageTo3D:
     def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
         """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset.
 
-        Beats every half second with the step at work, and can be closed at any beat.
+        Works on the pipeline's device, and on the CPU where the GPU has no room. Beats every half second with the step
+        at work, and can be closed at any beat.
         """
+        try:
+            yield from self._finish(on_device(asset, self.device), options, clock)
+        except torch.cuda.OutOfMemoryError:
+            LOG.warning("The GPU has no room for finishing; it is done on the CPU.")
+            torch.cuda.empty_cache()
+            yield from self._finish(on_cpu(asset), options, clock)
+
+    def _finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
         signal = StopSignal()
         steps = finish(asset, options, check=signal)
         for index, name in enumerate(STEPS):
@@ -295,7 +304,7 @@ class ImageTo3D:
             yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
             for attempt in self._attempts(run):
                 with attempt:
-                    asset = on_cpu(self.decode_material(material, grid, guides))
+                    asset = self.decode_material(material, grid, guides)
             yield self.done(clock, Stage.MATERIAL, asset)
             if finish:
                 yield from self.finish(asset, request.finish, clock)
@@ -403,9 +412,14 @@ def network_of(tool: object) -> nn.Module | None:
 
 def on_cpu(result: Result) -> Result:
     """A stage's result in main memory: it outlives the model's turn on the GPU and travels between processes."""
+    return on_device(result, torch.device("cpu"))
+
+
+def on_device(result: Result, device: torch.device) -> Result:
+    """A stage's result with all its tensors on `device`."""
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     moved: dict[str, Any] = {
-        name: value.cpu() if isinstance(value, torch.Tensor) else on_cpu(value)
+        name: value.to(device) if isinstance(value, torch.Tensor) else on_device(value, device)
         for name, value in values.items()
         if isinstance(value, (torch.Tensor, DualGrid))
     }
