@@ -16,11 +16,15 @@ from pathlib import Path
 import torch
 
 from trellis_app.errors import TrellisError
+from trellis_app.hub import FULL_BUNDLE, HubFile, cached
+from trellis_app.image.background import UNGATED as OPEN_MATTES
+from trellis_app.image.features import UNGATED
 from trellis_app.image.reading import read_picture
 from trellis_app.pipeline import ImageTo3D
+from trellis_app.released import CHECKPOINTS
 from trellis_app.settings import PROJECT_ROOT, AppSettings, GenerationRequest
 from trellis_app.types import OVoxel
-from trellis_app.weights import FULL_BUNDLE, Bundle, missing_files
+from trellis_app.weights import MANIFEST_FILE, Bundle, missing_files
 
 GIB = 2**30
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -33,6 +37,7 @@ OPTIONAL_PACKAGES = {
 }
 PROBE = PROJECT_ROOT / "assets" / "mini" / "probe.json"  # picture, seed and the voxels that must come out
 PROBE_TOLERANCE = 0.05
+DINOV3, RMBG = next(iter(UNGATED)), next(iter(OPEN_MATTES))
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Report:
 
 def examine(settings: AppSettings, *, probe: bool = True) -> Report:
     """Look at the machine, the packages, the bundles and (optionally) run the fixed-seed probe."""
-    findings = [*_machine(settings), *_packages(), _full_bundle()]
+    findings = [*_machine(settings), *_packages(), *_full_bundle(settings)]
     try:
         pipeline = ImageTo3D.load(settings)
     except TrellisError as error:
@@ -94,13 +99,36 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, OK, metadata.version(name.replace("_", "-")))
 
 
-def _full_bundle() -> Finding:
-    """Which of the 4B bundle's files lie in the local hub cache."""
+def _full_bundle(settings: AppSettings) -> Iterator[Finding]:
+    """What of the 4B bundle lies in the local hub cache, and whether the rest would fit. Asks no server."""
     missing = missing_files(FULL_BUNDLE)
-    if not missing:
-        return Finding(FULL_BUNDLE, OK, "all files are in the local hub cache")
-    reason = "no GPU here either" if not torch.cuda.is_available() else "they download at the first run"
-    return Finding(FULL_BUNDLE, NOTE, f"not on this machine, {reason}; missing: {', '.join(missing)}")
+    if missing:
+        reason = "no GPU here either" if not torch.cuda.is_available() else "they download at the first run"
+        yield Finding(FULL_BUNDLE, NOTE, f"not on this machine, {reason}; missing: {', '.join(missing)}")
+        yield _room_for_download(missing)
+    else:
+        yield Finding(FULL_BUNDLE, OK, "all files are in the local hub cache")
+    twins = {} if settings.original_encoders else {**UNGATED, **OPEN_MATTES}
+    for name, file in ((DINOV3, "model.safetensors"), (RMBG, "model.safetensors")):
+        chosen = twins.get(name, name)
+        gated = "" if chosen in twins.values() else "; asks for a login and its licence"
+        here = cached(HubFile(chosen, file)) is not None
+        yield Finding(
+            chosen, OK if here else NOTE, "in the local hub cache" if here else f"downloads at first use{gated}"
+        )
+
+
+def _room_for_download(missing: list[str]) -> Finding:
+    from huggingface_hub import constants
+
+    sizes = {f"{checkpoint.stem}.safetensors": checkpoint.file_bytes or 0 for checkpoint in CHECKPOINTS.values()}
+    wanted = sum(sizes.values()) if missing == [MANIFEST_FILE] else sum(sizes.get(name, 0) for name in missing)
+    folder = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(_existing_parent(folder)).free
+    where = f"{free / 1e9:.1f} GB free for {wanted / 1e9:.1f} GB in {folder}, from {constants.ENDPOINT}"
+    if constants.HF_HUB_OFFLINE:
+        return Finding("hub", NOTE, "HF_HUB_OFFLINE is set: nothing is downloaded")
+    return Finding("hub", OK if free > wanted else NOTE, where if free > wanted else f"too little disk: {where}")
 
 
 def _bundle(bundle: Bundle) -> Finding:
