@@ -438,6 +438,8 @@ class TestMesh:
         assert run.folder.name == "001-my-box-textured-seed5"
         made = trimesh.load(run.folder / "my-box-textured.glb")
         assert np.allclose(made.bounds, trimesh.load(box).bounds)
+        everything = list(downloads.make(run, "zip", 100.0))[-1]
+        assert "failed" not in {row["state"] for row in everything["rows"]}  # type: ignore[attr-defined]
         handlers.work = replace(handlers.work, texture=None)  # type: ignore[arg-type]
         again = list(handlers.finish_again(*wanted(folder), run, *finishing.values_of(FinishOptions(2000, 512))))
         assert texture_size(again[-1][page.run].models[Stage.FINISH]) == (512, 512)
