@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trellis_app import bench_pipeline, released
-from trellis_app.bench_models import Target
+from trellis_app.bench_models import RandomTokens, Target
 from trellis_app.settings import SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.types import MaterialLatent, ShapeLatent
@@ -32,11 +32,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_stage_is_measured(tiny: None, tmp_path: Path) -> None:
-    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None, RandomTokens(CPU))
     target, coarse = (Target.of(side, CPU, radius=0.34) for side in (64, 48))
     runs = [bench.run("1024_cascade", (target, coarse), None) for _ in range(2)]
     assert [stage.name for stage in runs[0]] == [
-        "structure", "coarse shape flow", "cascade", "shape flow", "shape decoder", "material flow", "material decoder",
+        "picture features", "structure", "coarse shape flow", "cascade", "shape flow", "shape decoder",
+        "material flow", "material decoder",
     ]  # fmt: skip
     rows = {stage.name: stage.rows for stage in runs[1]}
     assert rows["shape decoder"] == rows["material decoder"] == len(target.asset.attributes)
@@ -47,7 +48,7 @@ def test_every_stage_is_measured(tiny: None, tmp_path: Path) -> None:
 
 
 def test_errors_of_the_fast_path(tiny: None, tmp_path: Path) -> None:
-    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None, RandomTokens(CPU))
     errors = bench.errors("512", (Target.of(64, CPU, radius=0.34), None), "fp8")
     assert errors["shape, fast against plain"] == errors["material, fast against plain"] == 0  # on a CPU they are one
     assert 0 < errors["shape, fp8 against bf16"] < 0.1
@@ -55,7 +56,7 @@ def test_errors_of_the_fast_path(tiny: None, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_decoders_give_the_target(tiny: None, tmp_path: Path) -> None:
-    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None)
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None, RandomTokens(CPU))
     target = Target.of(48, CPU, radius=0.34, walls=2)
     bench.steering.target = target
     latent = SparseTensor(torch.zeros(len(target.coords), 32), target.coords)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trellis_app.residency import GIB, SMALL_DECODER_ROWS, WORKSPACE_GB, Berth, MemoryPlan, Residency, plan
+from trellis_app.residency import GIB, WORKSPACE_GB, Berth, MemoryPlan, Residency, plan
 
 SIZES = {"a": 3 * GIB, "b": 2 * GIB, "c": 1 * GIB}
 CPU = torch.device("cpu")
@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
     ("budget", "expected"),
     [
         (WORKSPACE_GB + 6, MemoryPlan(frozenset("abc"))),
-        (WORKSPACE_GB + 5.9, MemoryPlan(frozenset(), ahead=True, decoder_rows=SMALL_DECODER_ROWS)),
-        (WORKSPACE_GB + 6.1 - 6, MemoryPlan(frozenset(), ahead=False, decoder_rows=SMALL_DECODER_ROWS)),
+        (WORKSPACE_GB + 5.9, MemoryPlan(frozenset(), ahead=True)),
+        (WORKSPACE_GB + 6.1 - 6, MemoryPlan(frozenset(), ahead=False)),
     ],
 )
 def test_plan(budget: float, expected: MemoryPlan) -> None:
@@ -57,6 +57,8 @@ def test_moves_on_a_gpu() -> None:
 
     for key in "abcabcacb":
         use(key)
+    residency.rest()
+    assert not any(berth._coming for berth in residency._berths.values())
     with pytest.raises(RuntimeError, match="stop"), residency.resident("a", models["a"]):
         raise RuntimeError("stop")
     assert not models["a"][0].weight.is_cuda

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.bench_assets import synthetic_asset
+from trellis_app.image.features import Dinov3Encoder, ImageEncoder
 from trellis_app.manifest import LATENT_FACTOR
 from trellis_app.models.material_vae import MaterialDecoder, material_features
 from trellis_app.models.shape_vae import ShapeDecoder
@@ -54,6 +55,19 @@ def randomised(module: nn.Module) -> nn.Module:
         else:
             parameter.normal_(0.0, 0.02, generator=generator)
     return module
+
+
+def random_encoder(device: torch.device) -> ImageEncoder:
+    """The network of DINOv3 ViT-L/16 with random weights, or only its tokens where transformers is not installed."""
+    try:
+        from transformers import DINOv3ViTConfig, DINOv3ViTModel
+    except ImportError:
+        return RandomTokens(device)
+    config = DINOv3ViTConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, num_register_tokens=4
+    )
+    with device:
+        return Dinov3Encoder(randomised(DINOv3ViTModel(config)).requires_grad_(False).eval())
 
 
 class RandomTokens:

@@ -20,23 +20,25 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.bench import commit, machine
-from trellis_app.bench_models import RandomBundle, RandomTokens, Steering, Target
+from trellis_app.bench_models import RandomBundle, Steering, Target, random_encoder
 from trellis_app.image.background import NoMatte
+from trellis_app.image.features import ImageEncoder
 from trellis_app.manifest import CASCADES
 from trellis_app.models.flow_transformer import FlowTransformer, plain_path
 from trellis_app.models.fp8 import check_fp8
 from trellis_app.models.material_vae import MaterialDecoder
 from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.models.structure_vae import StructureDecoder
-from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords
+from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords, image_side
 from trellis_app.progress import RunClock
 from trellis_app.sampling import forward_passes
 from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.types import PreparedImage, ShapeLatent, Stage
 
 GB = 1e9
-RADIUS = 0.343  # of the synthetic surface: about 2,280 / 9,250 / 21,000 latent voxels at 512^3 / 1024^3 / 1536^3
-OTHER_RADIUS = 0.333  # another number of tokens
+RADII = {"512": 0.3408, "1024_cascade": 0.3409, "1536_cascade": 0.3424}  # 2,264 / 9,176 / 21,000 latent voxels
+RADIUS = 0.341  # of other presets
+OTHER = 0.98  # part of the radius that gives another number of tokens
 TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
 LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
 STRUCTURE_TOKENS = 16**3
@@ -101,10 +103,13 @@ def flow_floor(tokens: int, picture_tokens: int, sampler: SamplerSettings) -> fl
 class PipelineBench:
     """The released pipeline with random weights on one device."""
 
-    def __init__(self, folder: Path, device: torch.device, memory_budget_gb: float | None) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, memory_budget_gb: float | None, encoder: ImageEncoder | None = None
+    ) -> None:
+        """encoder: a DINOv3 network with random weights where none is given."""
         self.device = device
         self.pipeline = ImageTo3D(
-            RandomBundle(folder), device, encoder=RandomTokens(device), matte=NoMatte(),
+            RandomBundle(folder), device, encoder=encoder or random_encoder(device), matte=NoMatte(),
             memory_budget_gb=memory_budget_gb,
         )  # fmt: skip
         self.steering = Steering(*(self._decoder(*pair) for pair in DECODERS))  # type: ignore[arg-type]
@@ -131,6 +136,8 @@ class PipelineBench:
         request = pipeline.resolved(GenerationRequest(preset=preset, seed=1))
         run = pipeline.begin(BLANK, request, RunClock())
         samplers = pipeline.samplers(request)
+        sides = sorted({image_side(run.preset.first), image_side(run.preset.material)})
+        timer.measure("picture features", lambda: [run.features(side) for side in sides], lambda _: len(sides))
         timer.measure(
             "structure", lambda: self._structure(run), lambda _: STRUCTURE_TOKENS,
             flow_floor(STRUCTURE_TOKENS, 1029, samplers[Stage.STRUCTURE]),
@@ -159,6 +166,7 @@ class PipelineBench:
         asset = timer.measure(
             "material decoder", lambda: pipeline.decode_material(material, grid, guides), lambda x: len(x.attributes)
         )
+        pipeline._residency.rest()
         if finish is not None:
             del latent, shape, guides, material
             timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock())), len)
@@ -250,12 +258,13 @@ def bench_pipeline(resolutions: list[str], device: torch.device, options: Pipeli
         check_fp8(device)
     with bench_on(device, options.memory_budget_gb) as bench:
         for preset in (PRESETS.get(name, name) for name in resolutions):
-            targets = bench.targets(preset, RADIUS, 1)
+            radius = RADII.get(preset, RADIUS)
+            targets = bench.targets(preset, radius, 1)
             errors = {}
             if options.precision == "fp8" or len(targets[0].coords) < ERROR_TOKENS:
                 errors = bench.errors(preset, targets, options.precision)
             first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
-            targets = bench.targets(preset, OTHER_RADIUS, 1)
+            targets = bench.targets(preset, OTHER * radius, 1)
             report[preset] = summary(first, warm, bench.run(preset, targets, None))
             report[preset]["relative_errors"] = errors
             del targets

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from trellis_app.cascade import CASCADE_FLOOR, cascade_coords
 from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
 from trellis_app.export.finish import STEPS, finish
 from trellis_app.heartbeat import StopSignal, beating
@@ -32,7 +33,7 @@ from trellis_app.hub import fetching
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
-from trellis_app.manifest import LATENT_FACTOR, Preset
+from trellis_app.manifest import Preset
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
 from trellis_app.models.fp8 import check_fp8, use_fp8
@@ -62,8 +63,6 @@ from trellis_app.weights import Bundle, load_bundle, resolve_source
 LOG = logging.getLogger(__name__)
 MEGABYTE = 10**6
 ENCODER, MATTE = "image_cond_model", "rembg_model"  # as pipeline.json calls them
-CASCADE_STEP = 128  # a cascade that has too many tokens lowers its resolution by this much
-CASCADE_FLOOR = 1024
 STRUCTURE_IMAGE_SIZE = 512
 
 Latent = TypeVar("Latent", torch.Tensor, SparseTensor)
@@ -306,6 +305,7 @@ class ImageTo3D:
                 with attempt:
                     asset = self.decode_material(material, grid, guides)
             yield self.done(clock, Stage.MATERIAL, asset)
+            self._residency.rest()
             if finish:
                 yield from self.finish(asset, request.finish, clock)
         self._shares = clock.shares()
@@ -424,21 +424,6 @@ def on_device(result: Result, device: torch.device) -> Result:
         if isinstance(value, (torch.Tensor, DualGrid))
     }
     return replace(result, **moved)
-
-
-def cascade_coords(voxels: torch.Tensor, low: int, high: int, max_tokens: int) -> tuple[torch.Tensor, int]:
-    """Latent voxels of a cascade's fine pass, and the resolution it really gets.
-
-    voxels: int32 [M, 4] on the grid of side `low`. The resolution starts at `high` and falls by 128 until there are
-    fewer than `max_tokens` latent voxels in each batch item, never below 1024 (spec/models.md 5.1).
-    """
-    position = (voxels[:, 1:].float() + 0.5) / low
-    while True:
-        cells = (position * (high // LATENT_FACTOR)).int()
-        coords = torch.unique(torch.cat([voxels[:, :1], cells], dim=1), dim=0)
-        if int(torch.bincount(coords[:, 0], minlength=1).max()) < max_tokens or high <= CASCADE_FLOOR:
-            return coords, high
-        high -= CASCADE_STEP
 
 
 def image_side(resolution: int) -> int:

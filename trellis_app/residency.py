@@ -20,7 +20,6 @@ Model = TypeVar("Model", bound=nn.Module)
 GIB = 2**30
 WORKSPACE_GB = 8.0  # activations of the largest stage, nothing divided
 LOOK_AHEAD_GB = 9.0  # budget from which two models may be there at once
-SMALL_DECODER_ROWS = 1 << 20
 _ALIGN = 256  # bytes
 
 
@@ -30,11 +29,10 @@ class MemoryPlan:
 
     stays: frozenset[str]  # keys of the models that never leave the device
     ahead: bool = False  # the next model comes while one works
-    decoder_rows: int | None = None  # voxels that a decoder's widest steps take at once; None: all
 
     def smallest(self) -> MemoryPlan:
         """What is tried after the device ran out of memory."""
-        return MemoryPlan(frozenset(), decoder_rows=SMALL_DECODER_ROWS)
+        return MemoryPlan(frozenset())
 
 
 def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> MemoryPlan:
@@ -49,8 +47,7 @@ def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb:
     total = torch.cuda.mem_get_info(device)[0] if budget_gb is None else budget_gb * GIB
     if sum(weight_bytes.values()) + WORKSPACE_GB * GIB <= total:
         return MemoryPlan(frozenset(weight_bytes))
-    small = total < (WORKSPACE_GB + 2 * max(weight_bytes.values(), default=0) / GIB) * GIB
-    return MemoryPlan(frozenset(), total >= LOOK_AHEAD_GB * GIB, SMALL_DECODER_ROWS if small else None)
+    return MemoryPlan(frozenset(), ahead=total >= LOOK_AHEAD_GB * GIB)
 
 
 class Berth:
@@ -149,6 +146,11 @@ class Residency:
             with torch.inference_mode(False), torch.no_grad():
                 berth.leave()
 
+    def rest(self) -> None:
+        """Free what was fetched ahead: no model is needed for a while."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._send_home(but="")
+
     @property
     def can_shrink(self) -> bool:
         return self._stream is not None and self.plan != self.plan.smallest()
@@ -156,7 +158,7 @@ class Residency:
     def shrink(self) -> None:
         """Go over to the smallest plan and free what the device holds for nobody."""
         self.plan = self.plan.smallest()
-        self._send_home(but="")
+        self.rest()
         torch.cuda.empty_cache()
 
     def _call_follower(self, key: str) -> None:
