@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 from trellis_app.mesh.lattice import Crossings, Lattice, Regions, crossings, lattice_around, regions
 from trellis_app.mesh.surface import Surface
@@ -32,10 +33,11 @@ class Air:
     reached: np.ndarray  # bool [x, y, z] coarse cells that the cube covers on its way
     grain: int  # lattice points along the side of a coarse cell
 
-    def open(self, points: np.ndarray) -> np.ndarray:
-        """Whether the open air reaches lattice points (flat indices), bool."""
+    def open(self, points: np.ndarray, *, leaks: bool = True) -> np.ndarray:
+        """Whether the open air reaches lattice points (flat indices), bool; `leaks`: through holes does not count."""
         free = self.found.of(points) == 0
-        _close_leaks(points, free, self.reached, self.grain, self.lattice.shape, *self._lines())
+        if leaks:
+            _close_leaks(points, free, self.reached, self.grain, self.lattice.shape, *self._lines())
         return free
 
     def _lines(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -113,7 +115,7 @@ def _flooded(free: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _before(lower: np.ndarray, start: np.ndarray, line: int, position: int) -> tuple[int, int]:
     """(crossings of a line before a position, and after it)."""
     low, high = start[line], start[line + 1]

@@ -118,17 +118,18 @@ def report(
     start = surface.faces.reshape(-1)
     inconsistent = int((start[edges.halves[two]] == start[edges.halves[two + 1]]).sum())
     boundary, crowded = int((counts == 1).sum()), int((counts > 2).sum())
-    flipped, inner = _sides(surface, part) if deep and len(faces) else (None, None)
+    closed = boundary == crowded == inconsistent == 0
+    flipped, inner = _sides(surface, part, leaks=not closed) if deep and len(faces) else (None, None)
     use = texel_use(texture.uvs, faces, min(texture.size, _RASTER)) if texture is not None and len(faces) else None
     texels = 0 if use is None or texture is None else use.covered * (texture.size**2 / use.texels)
     return HealthReport(
         faces=len(faces),
-        vertices=len(np.unique(surface.faces)),
+        vertices=int(np.count_nonzero(np.bincount(surface.faces.reshape(-1)))),
         parts=int(part.max()) + 1 if len(part) else 0,
         boundary_edges=boundary,
         non_manifold_edges=crowded,
         inconsistent_edges=inconsistent,
-        watertight=bool(len(faces)) and boundary == crowded == inconsistent == 0,
+        watertight=bool(len(faces)) and closed,
         boundary_loops=_loops(edges.pairs[counts == 1]),
         non_manifold_vertices=_touching_vertices(surface, edges),
         flipped_share=flipped,
@@ -167,10 +168,10 @@ def _touching_vertices(surface: Surface, edges: Edges) -> int:
     return int((fans > 1).sum())
 
 
-def _sides(surface: Surface, part: np.ndarray) -> tuple[float, int]:
+def _sides(surface: Surface, part: np.ndarray, *, leaks: bool) -> tuple[float, int]:
     """(share of the area that faces away from the open air, parts that it does not reach)."""
     extent = float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max())
-    sides = open_sides(surface, voxel=max(extent, 1e-12) / _LATTICE)
+    sides = open_sides(surface, voxel=max(extent, 1e-12) / _LATTICE, leaks=leaks)
     crossed, reached = np.bincount(part, weights=sides.crossed), np.bincount(part, weights=sides.reached)
     away = sides.inward.sum() / max(int((sides.inward + sides.outward).sum()), 1)
     return float(away), int((reached < HIDDEN * crossed).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 from trellis_app.mesh.bvh import LEAF, Tree, build_tree, in_parts
 from trellis_app.mesh.surface import Surface
@@ -11,7 +12,7 @@ from trellis_app.mesh.surface import Surface
 _SLACK = 1e-9  # of the size of the corners' box: nearer than this counts as touching, not as crossing
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> float:
     """Six times the signed volume of a tetrahedron; zero within rounding."""
     ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
@@ -24,7 +25,7 @@ def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> float
     return 0.0 if abs(volume) <= _SLACK * size * size * size else volume
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _pierces(p: np.ndarray, q: np.ndarray, triangle: np.ndarray) -> bool:
     """Whether the segment p q passes through a triangle or its border, with its ends on different sides."""
     a, b, c = triangle[0], triangle[1], triangle[2]
@@ -36,7 +37,7 @@ def _pierces(p: np.ndarray, q: np.ndarray, triangle: np.ndarray) -> bool:
     return inside and (first != 0.0 or second != 0.0 or third != 0.0)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _cross(corners: np.ndarray, names: np.ndarray, i: int, j: int) -> bool:
     """Whether two faces cut through each other; those that share an edge never do."""
     shared = mine = other = 0

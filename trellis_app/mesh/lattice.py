@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 from trellis_app.mesh.surface import Surface, find_root
 from trellis_app.progress import Check, go_on
@@ -187,7 +188,7 @@ def _line_starts(keys: np.ndarray, lines: int, height: int) -> np.ndarray:
     return start
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _join_lines(
     parent: np.ndarray,
     cuts: np.ndarray,
@@ -252,10 +253,18 @@ def _number(parent: np.ndarray) -> np.ndarray:
     return region
 
 
+def _distinct(points: np.ndarray) -> np.ndarray:
+    """The different values, rising; as np.unique, which takes twice as long."""
+    ordered = np.sort(points)
+    fresh = np.ones(len(ordered), dtype=bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return ordered[fresh]
+
+
 def regions(blocked: tuple[np.ndarray, np.ndarray, np.ndarray], lattice: Lattice, *, check: Check = go_on) -> Regions:
     """Regions of the lattice whose edges with the given lower ends (int64, per axis, any order) are closed."""
     nx, ny, nz = lattice.shape
-    keys = [np.unique(points) for points in blocked]
+    keys = [_distinct(points) for points in blocked]
     starts = [_line_starts(k, nx * ny, nz) for k in keys]
     parent = np.arange(nx * ny + len(keys[2]))
     for x in range(0, nx, 64):

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 from trellis_app.mesh.sides import Sides, open_sides
-from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_cross, find_root
+from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_areas, face_cross, find_root
 from trellis_app.progress import Check, go_on
 
 HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
@@ -22,7 +23,7 @@ SURE = 4  # weight of a crossing with air on one side over one with air on both
 ROUNDS = 12  # of spreading wishes to neighbours
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _parity_find(parent: np.ndarray, parity: np.ndarray, node: int) -> tuple[int, int]:
     """Root of a node and the node's parity relative to it; halves the path on the way."""
     flip = 0
@@ -64,16 +65,26 @@ def _join_patches(
     return patch, flip
 
 
+@njit(cache=True, nogil=True)
+def _sharpness(cross: np.ndarray, start: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """How far the planes of each edge's first and last face differ, int16 [E] from 0 (one plane) to 1024."""
+    out = np.empty(len(start) - 1, np.int16)
+    for e in range(len(start) - 1):
+        f, g = halves[start[e]] // 3, halves[start[e + 1] - 1] // 3
+        dot = cross[f, 0] * cross[g, 0] + cross[f, 1] * cross[g, 1] + cross[f, 2] * cross[g, 2]
+        a = cross[f, 0] * cross[f, 0] + cross[f, 1] * cross[f, 1] + cross[f, 2] * cross[f, 2]
+        b = cross[g, 0] * cross[g, 0] + cross[g, 1] * cross[g, 1] + cross[g, 2] * cross[g, 2]
+        out[e] = 1024 - np.int16(np.rint(min(1024 * abs(dot) / max(np.sqrt(a) * np.sqrt(b), 1e-300), 1024.0)))
+    return out
+
+
 def patches_by_winding(surface: Surface, edges: Edges) -> tuple[np.ndarray, np.ndarray]:
     """(patch int32 [F], turn bool [F]): turning the marked faces gives each patch one consistent winding.
 
     Where a patch cannot be oriented (a Moebius band), the sharpest edges are the ones that stay inconsistent.
     """
-    cross = face_cross(surface)
-    unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
-    first, second = edges.halves[edges.start[:-1]] // 3, edges.halves[edges.start[1:] - 1] // 3
-    flatness = np.abs(np.einsum("ij,ij->i", unit[first], unit[second]))
-    order = np.argsort(-np.rint(flatness * 1024).astype(np.int16), kind="stable")  # a radix sort
+    sharpness = _sharpness(face_cross(surface), edges.start, edges.halves)
+    order = np.argsort(sharpness, kind="stable")  # a radix sort
     patch, flip = _join_patches(surface.faces, order, edges.start, edges.halves)
     return patch, flip.astype(bool)
 
@@ -139,30 +150,41 @@ def _opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) ->
     return turn
 
 
-def settled(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
-    """The parts of a cut, consistently wound surface that the air reaches: closed ones with positive volume, open ones
-    as they are seen best."""
+def settled(surface: Surface, *, voxel: float, crumb: float, check: Check = go_on) -> Surface:
+    """The parts of a cut, consistently wound surface that the air reaches and that have an area of at least `crumb`
+    (world units squared): closed ones with positive volume, open ones as they are seen best."""
     if not len(surface.faces):
         return surface
     sides = open_sides(surface, voxel=voxel, check=check)
     edges = edge_table(surface)
     part = components(surface, edges)
-    hidden = hidden_faces(part, sides)
     closed = np.ones(int(part.max()) + 1, dtype=bool)
     closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
-    inverted = np.where(
-        closed,
-        _volumes(surface, part) < 0,
-        np.bincount(part, weights=SURE * (sides.outward - sides.inward) + sides.vote) < 0,
-    )
-    return turned(surface, inverted[part]).keep_faces(~hidden) if hidden.any() else turned(surface, inverted[part])
+    check()
+    away = np.bincount(part, weights=SURE * (sides.outward - sides.inward) + sides.vote) < 0
+    inverted = np.where(closed, _volumes(surface, part) < 0, away)
+    drop = hidden_faces(part, sides)
+    area = np.bincount(part, weights=np.where(drop, 0.0, face_areas(surface)))
+    drop |= (area < min(crumb, float(area.max())))[part]
+    surface = turned(surface, inverted[part])
+    return surface.keep_faces(~drop) if drop.any() else surface
+
+
+@njit(cache=True, nogil=True)
+def _six_volumes(vertices: np.ndarray, faces: np.ndarray, cross: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    out = np.empty(len(faces))
+    for f in range(len(faces)):
+        a = faces[f, 0]
+        out[f] = 0.0
+        for k in range(3):
+            out[f] += (vertices[a, k] - middle[k]) * cross[f, k]
+    return out
 
 
 def _volumes(surface: Surface, part: np.ndarray) -> np.ndarray:
-    """Signed volume of each part, float64 [P]; meaningful where it is closed."""
+    """Signed volume of each part, float64 [P] (times six); meaningful where it is closed."""
     middle = surface.vertices.mean(axis=0, dtype=np.float64)
-    a, b, c = ((surface.vertices[surface.faces[:, k]] - middle) for k in range(3))
-    return np.bincount(part, weights=np.einsum("ij,ij->i", a, np.cross(b, c)))
+    return np.bincount(part, weights=_six_volumes(surface.vertices, surface.faces, face_cross(surface), middle))
 
 
 def orient_outward(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.orient import hidden_faces, outward, patches_by_winding, settled, turned
+from trellis_app.mesh.orient import hidden_faces, outward, settled, turned
 from trellis_app.mesh.sides import Sides, open_sides
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
     components,
     edge_table,
+    face_areas,
     face_cross,
     split_corners,
     weld_vertices,
@@ -45,15 +46,21 @@ def remove_duplicate_faces(surface: Surface) -> Surface:
     return surface.keep_faces(~repeated) if repeated.any() else surface
 
 
+def small_parts(surface: Surface, edges: Edges, minimum_area: float) -> np.ndarray:
+    """Faces bool [F] of connected parts with less area than `minimum_area` (world units squared), but the largest."""
+    part = components(surface, edges, across_non_manifold=True)
+    area = np.bincount(part, weights=face_areas(surface))
+    small = area < minimum_area
+    small[np.argmax(area)] = False
+    return small[part]
+
+
 def remove_small_components(surface: Surface, minimum_area: float) -> Surface:
     """Drop connected parts with less area than `minimum_area` (world units squared); the largest part always stays."""
     if not len(surface.faces):
         return surface
-    part = components(surface, edge_table(surface), across_non_manifold=True)
-    area = np.bincount(part, weights=0.5 * np.linalg.norm(face_cross(surface), axis=1))
-    keep = area >= minimum_area
-    keep[np.argmax(area)] = True
-    return surface if keep.all() else surface.keep_faces(keep[part]).compacted()
+    small = small_parts(surface, edge_table(surface), minimum_area)
+    return surface.keep_faces(~small).compacted() if small.any() else surface
 
 
 @njit(cache=True, nogil=True)
@@ -168,20 +175,22 @@ def separate(surface: Surface, *, apart: float = 0.0) -> Surface:
 
 def _moved_inwards(surface: Surface, which: np.ndarray, distance: float) -> Surface:
     """Move the marked vertices against their mean normal, and a little less towards their neighbours' mean."""
-    cross = face_cross(surface)
-    corners = surface.faces.reshape(-1)
-    count = len(surface.vertices)
-    centres = np.repeat(surface.vertices[surface.faces].mean(axis=1, dtype=np.float64), 3, axis=0)
+    near = surface.keep_faces(which[surface.faces].any(axis=1))
+    corners = near.faces.reshape(-1)
+    marked, index = np.flatnonzero(which), np.cumsum(which) - 1
+    mine = which[corners]
+    centres = near.vertices[near.faces].mean(axis=1, dtype=np.float64)
+    inward = np.repeat(centres, 3, axis=0)[mine] - near.vertices[corners[mine]]
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(corners, weights=values[:, k], minlength=count) for k in range(3)], axis=1)
+    def unit_mean(values: np.ndarray) -> np.ndarray:
+        total = np.stack([np.bincount(index[corners[mine]], values[:, k], len(marked)) for k in range(3)], axis=1)
+        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
-    def unit(values: np.ndarray) -> np.ndarray:
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-    inward = 0.7 * unit(mean(centres - surface.vertices[corners])) - unit(mean(np.repeat(cross, 3, axis=0)))
-    moved = surface.vertices + distance * which[:, None] * unit(inward)
-    return Surface(moved.astype(np.float32), surface.faces)
+    towards = 0.7 * unit_mean(inward) - unit_mean(np.repeat(face_cross(near), 3, axis=0)[mine])
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-12)
+    moved = surface.vertices.copy()
+    moved[marked] += (distance * towards).astype(np.float32)
+    return Surface(moved, surface.faces)
 
 
 @dataclass(frozen=True)
@@ -308,7 +317,7 @@ def fins(surface: Surface, edges: Edges, patch: np.ndarray, maximum_area: float)
     A patch is connected across manifold edges; it is a fin if it is smaller than `maximum_area` and touches an edge
     with more than two faces. Stray quads of a decoder are of this kind.
     """
-    area = np.bincount(patch, weights=0.5 * np.linalg.norm(face_cross(surface), axis=1))
+    area = np.bincount(patch, weights=face_areas(surface))
     hangs = np.zeros(len(area), dtype=bool)
     hangs[patch[(edges.counts[edges.of_half] > 2).reshape(-1, 3).any(axis=1)]] = True
     return (hangs & (area < maximum_area))[patch]
@@ -324,18 +333,20 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     if not len(surface.faces):
         return surface
     check()
-    area = 0.5 * float(np.linalg.norm(face_cross(surface), axis=1).sum())
+    area = float(face_areas(surface).sum())
     crumb, fin = min(CRUMB * voxel**2, 0.01 * area), min(FIN * voxel**2, 0.01 * area)
-    surface = remove_small_components(surface, crumb)
+    edges = edge_table(surface)
+    small = small_parts(surface, edges, crumb)
+    if small.any():
+        surface = surface.keep_faces(~small).compacted()
+        edges = edge_table(surface)
     check()
     sides = open_sides(surface, voxel=voxel, check=check)
-    surface, sides = _without(hidden_faces(patches_by_winding(surface, edge_table(surface))[0], sides), surface, sides)
+    surface, edges, sides = _without(hidden_faces(components(surface, edges), sides), surface, edges, sides)
     check()
-    edges = edge_table(surface)
     loose = fins(surface, edges, components(surface, edges), fin)
-    if 2 * loose.sum() < len(loose) and loose.any():
-        surface, sides = _without(loose, surface, sides)
-        edges = edge_table(surface)
+    if 2 * loose.sum() < len(loose):
+        surface, edges, sides = _without(loose, surface, edges, sides)
     check()
     turn = outward(surface, edges, sides)
     wound = turned(surface, turn)
@@ -345,12 +356,16 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     check()
     for _ in range(SETTLING if len(surface.vertices) > len(wound.compacted().vertices) else 0):
         before = len(surface.faces)
-        surface = remove_small_components(settled(surface, voxel=voxel, check=check), crumb)
+        surface = settled(surface, voxel=voxel, crumb=crumb, check=check)
         check()
-        if before - len(surface.faces) <= before // 1000:
+        if before - len(surface.faces) <= before // 100:
             break
     return surface.compacted()
 
 
-def _without(drop: np.ndarray, surface: Surface, sides: Sides) -> tuple[Surface, Sides]:
-    return (surface.keep_faces(~drop), sides.picked(~drop)) if drop.any() else (surface, sides)
+def _without(drop: np.ndarray, surface: Surface, edges: Edges, sides: Sides) -> tuple[Surface, Edges, Sides]:
+    """The surface without the marked faces, its edges and sides."""
+    if not drop.any():
+        return surface, edges, sides
+    surface = surface.keep_faces(~drop)
+    return surface, edge_table(surface), sides.picked(~drop)

@@ -29,15 +29,18 @@ class Sides:
         return Sides(*(getattr(self, field.name)[faces] for field in fields(self)))
 
 
-def open_sides(surface: Surface, *, voxel: float, check: Check = go_on) -> Sides:
-    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
+def open_sides(surface: Surface, *, voxel: float, leaks: bool = True, check: Check = go_on) -> Sides:
+    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units).
+
+    leaks: air that comes in through holes does not count; False for closed surfaces, whose narrow passages are real.
+    """
     air = open_air(surface, voxel=voxel, check=check)
     count = len(surface.faces)
     vote = np.zeros(count)
     crossed, reached, outward, inward = (np.zeros(count, np.int64) for _ in range(4))
     for one in air.along:
-        low = one.first & air.open(one.point)
-        high = one.last & air.open(one.point + air.lattice.strides[one.axis])
+        low = one.first & air.open(one.point, leaks=leaks)
+        high = one.last & air.open(one.point + air.lattice.strides[one.axis], leaks=leaks)
         vote += np.bincount(one.face, weights=_votes(one, low, high), minlength=count)
         crossed += np.bincount(one.face, minlength=count)
         reached += np.bincount(one.face[low | high], minlength=count)

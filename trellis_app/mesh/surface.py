@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from trellis_kernels.leaf import leaf
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,30 @@ def edge_table(surface: Surface) -> Edges:
     return Edges(*_group_half_edges(surface.faces, len(surface.vertices)))
 
 
+@njit(cache=True, nogil=True)
+def _face_cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    out = np.empty((len(faces), 3))
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, az = np.float64(vertices[a, 0]), np.float64(vertices[a, 1]), np.float64(vertices[a, 2])
+        ux, uy, uz = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
+        vx, vy, vz = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
+        out[f, 0], out[f, 1], out[f, 2] = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    return out
+
+
 def face_cross(surface: Surface) -> np.ndarray:
     """Cross products of the face sides, float64 [F, 3]: direction of the normal, length twice the area."""
-    corners = surface.vertices.astype(np.float64)[surface.faces]
-    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return _face_cross(surface.vertices, surface.faces)
 
 
-@njit(cache=True, nogil=True)
+def face_areas(surface: Surface) -> np.ndarray:
+    """Areas of the faces, float64 [F]."""
+    x, y, z = face_cross(surface).T
+    return np.asarray(0.5 * np.sqrt(x * x + y * y + z * z))
+
+
+@leaf
 def find_root(parent: np.ndarray, node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]

@@ -9,7 +9,7 @@ from numba import njit
 
 from trellis_app.mesh.lattice import Lattice
 
-BEHIND = 0.25  # of a step: distance from its inside end at which an edge is cut that the input does not cross
+BEHIND = 0.5  # of a step: distance from its inside end at which an edge is cut that the input does not cross
 INSET = 0.005  # of a step: how far a vertex keeps from the walls of its cell, so that no two coincide
 FINE = 1 << 20  # positions are summed as integers: steps in a lattice step
 ROUNDS = 6  # in which cells that the input does not fix take the mean of their neighbours

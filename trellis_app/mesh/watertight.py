@@ -18,7 +18,7 @@ from numba import njit
 from trellis_app.mesh.air import Air, open_air
 from trellis_app.mesh.lattice import Crossings, Lattice, Regions, regions
 from trellis_app.mesh.repair import remove_small_components
-from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.mesh.surface import Surface, face_areas
 from trellis_app.mesh.surface_net import net_points, net_triangles, surface_net
 from trellis_app.progress import Check, go_on
 
@@ -199,5 +199,5 @@ def closed_solid(surface: Surface, *, voxel: float, check: Check = go_on) -> Sur
     points = net_points(net, _depths(air.along, net.edges, net.axes), surface.vertices, lattice)
     check()
     solid = Surface(points.astype(np.float32), net_triangles(net.quads, points))
-    area = 0.5 * float(np.linalg.norm(face_cross(solid), axis=1).sum())
+    area = float(face_areas(solid).sum())
     return remove_small_components(solid, min(SOLID_CRUMB * lattice.step**2, 0.01 * area)).compacted()

@@ -72,10 +72,9 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     mesh, edges = filled(mesh, edges, HOLE * voxel)
     for _ in range(SETTLING if mesh is not wound else 0):
         before = len(mesh.faces)
-        mesh, edges = settled(mesh, edges, voxel=voxel, check=check)
-        mesh, edges = _kept(mesh, edges, large_parts(edges, areas(mesh, voxel), crumb))
+        mesh, edges = settled(mesh, edges, voxel=voxel, crumb=crumb, check=check)
         check()
-        if before - len(mesh.faces) <= before // 1000:
+        if before - len(mesh.faces) <= before // 100:
             break
     return compacted(mesh)
 

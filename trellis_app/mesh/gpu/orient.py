@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from trellis_app.mesh.gpu.air import open_air
-from trellis_app.mesh.gpu.topology import EdgeTable, connected, edge_table, numbered, parts, sums, turned
+from trellis_app.mesh.gpu.topology import EdgeTable, areas, connected, edge_table, numbered, parts, sums, turned
 from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SURE
 from trellis_app.mesh.sides import PARITY, SKY
 from trellis_app.progress import Check, go_on
@@ -132,19 +132,24 @@ def _opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tens
     return (mark < 0) & (sums(-wish, region, count) >= REGION)[region]
 
 
-def settled(mesh: Mesh, edges: EdgeTable, *, voxel: float, check: Check = go_on) -> tuple[Mesh, EdgeTable]:
-    """The parts that the air reaches: closed ones with positive volume, open ones as they are seen best."""
+def settled(
+    mesh: Mesh, edges: EdgeTable, *, voxel: float, crumb: float, check: Check = go_on
+) -> tuple[Mesh, EdgeTable]:
+    """The parts that the air reaches and that have at least the area `crumb` (as summed by `areas`): closed ones with
+    positive volume, open ones as they are seen best."""
     if not len(mesh.faces):
         return mesh, edges
     sides = open_sides(mesh, voxel=voxel, check=check)
     part, count = parts(edges, len(mesh.faces))
-    hidden = hidden_faces(part, count, sides)
     closed = torch.ones(count, dtype=torch.bool, device=part.device)
     closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
     seen = sums(SURE * _VOTE * sides.outward + sides.vote, part, count) < 0
     turn = torch.where(closed, _volumes(mesh, part, count, voxel) < 0, seen)[part]
+    drop = hidden_faces(part, count, sides)
+    area = sums(torch.where(drop, 0, areas(mesh, voxel)), part, count)
+    drop |= (area < min(crumb, float(area.max())))[part]
     faces = turned(mesh.faces, turn)
-    mesh = Mesh(mesh.vertices, faces[~hidden] if bool(hidden.any()) else faces)
+    mesh = Mesh(mesh.vertices, faces[~drop] if bool(drop.any()) else faces)
     return mesh, edge_table(mesh.faces, len(mesh.vertices))
 
 
