@@ -115,7 +115,7 @@ class Residency:
         self.device = device
         self.plan = plan
         self._berths: dict[str, Berth] = {}
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies: torch.cuda.Stream | None = None  # made at first use: a ZeroGPU Space has no GPU before
         self._last = ("", "")  # the two models that were asked for last
         self._followers: dict[tuple[str, str], str] = {}
 
@@ -130,7 +130,7 @@ class Residency:
     @contextmanager
     def resident(self, key: str, model: Model) -> Iterator[Model]:
         """The model on the device; afterwards in main memory again, unless it may stay."""
-        if key in self.plan.stays or self._stream is None:
+        if key in self.plan.stays or self.device.type != "cuda":
             with torch.inference_mode(False):
                 model.to(self.device)
             yield model
@@ -138,7 +138,7 @@ class Residency:
         with torch.inference_mode(False), torch.no_grad():
             berth = self._berth(key, model)
             self._send_home(but=key)
-            berth.enter(self.device, self._stream)
+            berth.enter(self.device, self._stream())
             self._call_follower(key)
         try:
             yield model
@@ -153,7 +153,7 @@ class Residency:
 
     @property
     def can_shrink(self) -> bool:
-        return self._stream is not None and self.plan != self.plan.smallest()
+        return self.device.type == "cuda" and self.plan != self.plan.smallest()
 
     def shrink(self) -> None:
         """Go over to the smallest plan and free what the device holds for nobody."""
@@ -166,8 +166,13 @@ class Residency:
         self._followers[self._last] = key
         self._last = (self._last[1], key)
         follower = self._followers.get(self._last)
-        if self.plan.ahead and follower in self._berths and self._stream is not None:
-            self._berths[follower].call(self.device, self._stream)
+        if self.plan.ahead and follower in self._berths:
+            self._berths[follower].call(self.device, self._stream())
+
+    def _stream(self) -> torch.cuda.Stream:
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)
+        return self._copies
 
     def _berth(self, key: str, model: nn.Module) -> Berth:
         if key not in self._berths:
