@@ -110,19 +110,15 @@ def cell_of(value, step, cells):
 
 
 @leaf
-def scan_bound(vertices, i0, i1, i2, axis, h, n, x0, x1):
-    """Upper bound of the hits of `scan_axis`."""
-    bound = np.int64(1)
-    for k in range(1, 3):
-        a = (axis + k) % 3
-        low = min(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-        high = max(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-        first = cell_of(np.float64(low), np.float64(h[a]), n[a])
-        last = cell_of(np.float64(high), np.float64(h[a]), n[a])
-        if a == 0:
-            first, last = max(first, x0 - 1), min(last, x1)
-        bound *= max(last - first, 0)
-    return bound
+def lines_between(vertices, i0, i1, i2, a, h, n, x0, x1):
+    """How many grid lines across axis a a triangle may pass within the slab."""
+    low = min(vertices[i0, a], vertices[i1, a], vertices[i2, a])
+    high = max(vertices[i0, a], vertices[i1, a], vertices[i2, a])
+    first = cell_of(np.float64(low), np.float64(h[a]), n[a])
+    last = cell_of(np.float64(high), np.float64(h[a]), n[a])
+    if a == 0:
+        first, last = max(first, x0 - 1), min(last, x1)
+    return max(last - first, 0)
 
 
 @leaf
@@ -208,8 +204,11 @@ def scan_slab(vertices, faces, triangles, h, n, x0, x1):
     count = np.int64(0)
     for k in range(triangles.shape[0]):
         i0, i1, i2 = faces[triangles[k], 0], faces[triangles[k], 1], faces[triangles[k], 2]
+        across_x = lines_between(vertices, i0, i1, i2, 0, h, n, x0, x1)
+        across_y = lines_between(vertices, i0, i1, i2, 1, h, n, x0, x1)
+        across_z = lines_between(vertices, i0, i1, i2, 2, h, n, x0, x1)
         for axis in range(3):
-            bound = scan_bound(vertices, i0, i1, i2, axis, h, n, x0, x1)
+            bound = (across_y if axis == 0 else across_x) * (across_y if axis == 2 else across_z)
             if bound > 0:
                 hits, depths = grow(hits, depths, count, bound)
                 count = scan_axis(vertices, i0, i1, i2, axis, h, n, x0, x1, hits, depths, count)
