@@ -1,5 +1,7 @@
 """The plan of what stays on the GPU, and bringing models in and out."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,74 @@ def test_what_stays_is_left_there() -> None:
     with Residency(torch.device("cuda"), MemoryPlan(frozenset("a"))).resident("a", model):
         assert model[0].weight.is_cuda
     assert model[0].weight.is_cuda
+
+
+class FakeEvent:
+    def synchronize(self) -> None:
+        pass
+
+
+class FakeStream:
+    """Stands for a stream of copies where there is no GPU."""
+
+    def wait_stream(self, _other: object) -> None:
+        pass
+
+    def wait_event(self, _event: object) -> None:
+        pass
+
+    def record_event(self) -> FakeEvent:
+        return FakeEvent()
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Residency:
+    """A residency whose device is the main memory again; blocks there are counted by their storages."""
+    monkeypatch.setattr("torch.cuda.current_stream", lambda _device: FakeStream())
+    monkeypatch.setattr("torch.cuda.stream", lambda _stream: nullcontext())
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    residency = Residency(CPU, MemoryPlan(frozenset("abc"), ahead=True))
+    monkeypatch.setattr(residency, "moves", True)
+    monkeypatch.setattr(residency, "_stream", FakeStream)
+    return residency
+
+
+def storage(model: nn.Module) -> int:
+    return next(model.parameters()).untyped_storage().data_ptr()
+
+
+def test_shrinking_sends_staying_models_home(pretended: Residency) -> None:
+    models = {key: mixed() for key in "ab"}
+    for key in "ab":
+        with pretended.resident(key, models[key]):
+            pass
+    assert not pretended._berths
+    assert pretended.can_shrink
+    pretended.shrink()
+    assert not pretended.can_shrink
+    assert [storage(models[key]) for key in "ab"] == [pretended._berths[key]._host.data_ptr() for key in "ab"]
+    pretended.plan = MemoryPlan(frozenset("ab"))
+    with pretended.resident("a", models["a"]):
+        models["a"][0].weight.data = models["a"][0].weight.data.clone()  # as if moved to the device again
+    pretended.shrink()
+    assert storage(models["a"]) == pretended._berths["a"]._host.data_ptr()
+
+
+def test_a_model_in_use_stays_while_another_comes(pretended: Residency) -> None:
+    pretended.plan = MemoryPlan(frozenset(), ahead=True)
+    models = {key: mixed() for key in "abc"}
+    expected = {key: model[0].weight.clone() for key, model in models.items()}
+    for _ in range(3):
+        with pretended.resident("a", models["a"]):
+            there = storage(models["a"])
+            with pretended.resident("b", models["b"]):
+                assert storage(models["a"]) == there != pretended._berths["a"]._host.data_ptr()
+            pretended.rest()
+            assert storage(models["a"]) == there
+        with pretended.resident("c", models["c"]):
+            pass
+        pretended.rest()
+        for key, berth in pretended._berths.items():
+            assert storage(models[key]) == berth._host.data_ptr()
+            assert berth._coming is None
+            assert torch.equal(models[key][0].weight, expected[key])

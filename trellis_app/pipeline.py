@@ -170,8 +170,8 @@ class ImageTo3D:
 
     def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
         """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
+        features = run.features(STRUCTURE_IMAGE_SIZE)
         with self._resident("sparse_structure_flow_model", StructureFlow) as flow:
-            features = run.features(STRUCTURE_IMAGE_SIZE)
             picture = self._memories(flow, features)
             noise = run.noise([1] * len(features.tokens), flow.params.in_channels, *(3 * [flow.params.resolution]))
             latent = yield from self._sample(
@@ -201,8 +201,9 @@ class ImageTo3D:
 
     def _shape_latent(self, coords: torch.Tensor, size: int, run: Run) -> Generator[StageEvent, None, SparseTensor]:
         """Sample with the flow model of `size` and denormalise."""
+        features = run.features(image_side(size))
         with self._resident(f"shape_slat_flow_model_{size}", LatentFlow) as flow:
-            picture = self._memories(flow, run.features(image_side(size)))
+            picture = self._memories(flow, features)
             voxels = SpatialCache(coords)
             noise = SparseTensor(run.noise(voxels.lengths, flow.params.in_channels).to(coords.device), coords, voxels)
             latent = yield from self._sample(
@@ -214,8 +215,9 @@ class ImageTo3D:
         """Stage 3: the material latent on the rows of the shape latent, which is its second condition."""
         size = run.preset.material
         concat = self.bundle.config.shape_normalization.normalise(shape.latent)
+        features = run.features(image_side(size))
         with self._resident(f"tex_slat_flow_model_{size}", LatentFlow) as flow:
-            picture = self._memories(flow, run.features(image_side(size)))
+            picture = self._memories(flow, features)
             channels = flow.params.in_channels - concat.feats.shape[1]
             noise = concat.replace(run.noise(concat.lengths, channels).to(concat.feats.device))
             latent = yield from self._sample(
@@ -346,6 +348,9 @@ class ImageTo3D:
         yield first
         if first.failed:
             LOG.warning("the GPU ran out of memory; this stage is tried again with less of the model on it")
+            for model in self.bundle.loaded:
+                if isinstance(model, FlowTransformer):
+                    model.recordings.clear()
             self._residency.shrink()
             for random, state in zip(run.randoms, states, strict=True):
                 random.set_state(state)
@@ -366,8 +371,8 @@ class ImageTo3D:
                 "Use the pipeline.json that belongs to the bundle.",
             )
         flow: nn.Module | None = model if isinstance(model, FlowTransformer) else None
-        if self.precision == "fp8" and isinstance(flow, FlowTransformer):
-            use_fp8(flow, self.device)
+        if self.precision == "fp8" and isinstance(flow, FlowTransformer) and use_fp8(flow, self.device):
+            self._residency.forget(key)
         with self._residency.resident(key, model):
             try:
                 yield model

@@ -62,7 +62,13 @@ class Berth:
         for tensor, view in zip(self._tensors, self._views(self._host), strict=True):
             view.copy_(tensor.data)
         self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self.in_use = False
         self._point_to(self._host)
+
+    def dock(self) -> None:
+        """Let go of weights that were moved to the device by other means; the values here are the same."""
+        if not self.in_use:
+            self._point_to(self._host)
 
     def call(self, device: torch.device, stream: torch.cuda.Stream) -> None:
         """Start the copy to the device; work queued there so far ends first, later work runs beside it."""
@@ -79,9 +85,11 @@ class Berth:
         assert self._coming is not None
         torch.cuda.current_stream(device).wait_event(self._coming[1])
         self._point_to(self._coming[0])
+        self.in_use = True
 
     def leave(self) -> None:
         """Free the block on the device; the weights in main memory are as they were."""
+        self.in_use = False
         if self._coming is None:
             return
         self._coming[1].synchronize()
@@ -113,8 +121,10 @@ class Residency:
 
     def __init__(self, device: torch.device, plan: MemoryPlan) -> None:
         self.device = device
+        self.moves = device.type == "cuda"  # on a CPU every model is where it is needed
         self.plan = plan
         self._berths: dict[str, Berth] = {}
+        self._staying: dict[str, nn.Module] = {}
         self._copies: torch.cuda.Stream | None = None  # made at first use: a ZeroGPU Space has no GPU before
         self._last = ("", "")  # the two models that were asked for last
         self._followers: dict[tuple[str, str], str] = {}
@@ -130,9 +140,10 @@ class Residency:
     @contextmanager
     def resident(self, key: str, model: Model) -> Iterator[Model]:
         """The model on the device; afterwards in main memory again, unless it may stay."""
-        if key in self.plan.stays or self.device.type != "cuda":
+        if key in self.plan.stays or not self.moves:
             with torch.inference_mode(False):
                 model.to(self.device)
+            self._staying[key] = model
             yield model
             return
         with torch.inference_mode(False), torch.no_grad():
@@ -151,13 +162,22 @@ class Residency:
         with torch.inference_mode(False), torch.no_grad():
             self._send_home(but="")
 
+    def forget(self, key: str) -> None:
+        """The model's layers were replaced: what is known of its weights is void."""
+        self._berths.pop(key, None)
+        self._staying.pop(key, None)
+
     @property
     def can_shrink(self) -> bool:
-        return self.device.type == "cuda" and self.plan != self.plan.smallest()
+        return self.moves and self.plan != self.plan.smallest()
 
     def shrink(self) -> None:
-        """Go over to the smallest plan and free what the device holds for nobody."""
+        """Go over to the smallest plan: every model leaves the device, and what it holds for nobody is freed."""
         self.plan = self.plan.smallest()
+        with torch.inference_mode(False), torch.no_grad():
+            for key, model in self._staying.items():
+                self._berth(key, model).dock()
+        self._staying.clear()
         self.rest()
         torch.cuda.empty_cache()
 
@@ -181,7 +201,7 @@ class Residency:
 
     def _send_home(self, *, but: str) -> None:
         for key, berth in self._berths.items():
-            if key != but:
+            if key != but and not berth.in_use:
                 berth.leave()
 
 

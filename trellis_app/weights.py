@@ -118,6 +118,11 @@ class Bundle:
         module = build_empty(source.file(f"{stem}.json"), torch.device(device))
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
+    @property
+    def loaded(self) -> tuple[nn.Module, ...]:
+        """The models that were asked for so far."""
+        return tuple(self._loaded.values())
+
     def missing(self, keys: Sequence[str]) -> list[HubFile]:
         """The weights of these models that are still to be downloaded."""
         missing: list[HubFile] = []

@@ -49,8 +49,9 @@ def check_fp8(device: torch.device) -> None:
 
 
 @torch.no_grad()
-def use_fp8(flow: FlowTransformer, device: torch.device) -> None:
-    """Replace the large linear layers of every block; a flow that has them already is left as it is."""
+def use_fp8(flow: FlowTransformer, device: torch.device) -> bool:
+    """Replace the large linear layers of every block; False where that was done before."""
+    changed = False
     for block in flow.blocks:
         for path in LAYERS:
             parent, name = path.rsplit(".", 1)
@@ -58,3 +59,5 @@ def use_fp8(flow: FlowTransformer, device: torch.device) -> None:
             layer = getattr(holder, name)
             if isinstance(layer, nn.Linear):
                 setattr(holder, name, Fp8Linear(layer, device))
+                changed = True
+    return changed
