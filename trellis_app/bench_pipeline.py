@@ -33,7 +33,7 @@ from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords, 
 from trellis_app.progress import RunClock
 from trellis_app.sampling import forward_passes
 from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
-from trellis_app.types import PreparedImage, ShapeLatent, Stage
+from trellis_app.types import FinishedAsset, PreparedImage, ShapeLatent, Stage, StageEvent
 
 GB = 1e9
 RADII = {"512": 0.3408, "1024_cascade": 0.3409, "1536_cascade": 0.3424}  # 2,264 / 9,176 / 21,000 latent voxels
@@ -169,7 +169,7 @@ class PipelineBench:
         pipeline._residency.rest()
         if finish is not None:
             del latent, shape, guides, material
-            timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock())), len)
+            timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock()))[-1], faces)
         return timer.runs
 
     def whole(self, preset: str, targets: tuple[Target, Target | None], *, finish: bool) -> float:
@@ -215,6 +215,11 @@ class PipelineBench:
         with self.pipeline._resident("shape_slat_decoder", ShapeDecoder) as decoder:
             voxels = decoder.upsample(low.fresh(), 4)
         return cascade_coords(voxels, 512, run.preset.resolution, run.request.max_tokens)[0]
+
+
+def faces(event: StageEvent) -> int:
+    """Triangles of the asset that the last event of finishing brings."""
+    return len(event.result.faces) if isinstance(event.result, FinishedAsset) else 0
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
