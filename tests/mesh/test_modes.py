@@ -14,7 +14,7 @@ from trellis_app.mesh.gpu.modes import prepare_surface as prepare_on_gpu
 from trellis_app.mesh.health import report
 from trellis_app.mesh.modes import prepare_surface
 from trellis_app.mesh.surface import Surface
-from trellis_app.mesh.survey import KINDS, Case, object_case, random_cases, violations
+from trellis_app.mesh.survey import KINDS, Case, decoded_case, level_set, object_case, random_cases, violations
 from trellis_app.mesh.watertight import simple_cells
 from trellis_app.settings import SURFACE_MODES
 from trellis_app.types import Mesh
@@ -108,6 +108,32 @@ def test_a_leaky_solid_stays_solid() -> None:
     for make in (on_cpu, on_gpu):
         solid = make(broken, "watertight", 1 / 32)
         assert signed_volume(solid) == pytest.approx(ball().volume, rel=0.05)
+
+
+def test_the_inner_wall_of_a_vessel_with_a_narrow_mouth_goes() -> None:
+    """Inner and outer wall hang together at the mouth, so whole patches do not tell them apart."""
+    angle = np.linspace(0.1, np.pi, 30)
+    profile = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    vessel = trimesh.creation.revolve(np.concatenate([0.45 * profile[::-1], 0.3 * profile]), sections=40)
+    surface = decoded(voxel_asset(vessel, 48))
+    ours, theirs = on_cpu(surface, "single", 1 / 48), on_gpu(surface, "single", 1 / 48)
+    assert len(ours.faces) == len(theirs.faces)
+    assert report(ours.vertices, ours.faces).watertight
+    assert (np.linalg.norm(ours.vertices, axis=1) < 0.4).mean() < 0.01
+    assert signed_volume(ours) == pytest.approx(4 / 3 * np.pi * 0.45**3, rel=0.05)
+
+
+def test_grooves_stay() -> None:
+    """A narrow slanted groove in a solid is reached by slanted rays only, and not by the cube; it is no inner wall."""
+    turn = trimesh.transformations.rotation_matrix(np.pi / 4, (1, 0, 0))
+    cells = np.stack(np.meshgrid(*[np.arange(49)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) / 48 - 0.5
+    local = cells @ turn[:3, :3]
+    inside = (np.abs(cells) < 0.3).all(axis=1) & ~(
+        (np.abs(local[:, 0]) < 0.28) & (np.abs(local[:, 1]) < 0.032) & (local[:, 2] > 0.13)
+    )
+    case = decoded_case("groove", level_set(np.where(inside, -1.0, 1.0).reshape(49, 49, 49), 48))
+    kept = on_cpu(case.surface, "single", case.voxel)
+    assert len(kept.faces) == len(case.surface.faces)
 
 
 def test_decoded_mode_only_drops_invalid_faces() -> None:

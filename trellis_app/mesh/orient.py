@@ -117,12 +117,13 @@ def outward(surface: Surface, edges: Edges, sides: Sides) -> np.ndarray:
         return turn
     two = edges.start[:-1][edges.counts == 2]
     first, second = edges.halves[two] // 3, edges.halves[two + 1] // 3
-    return turn ^ _opposed_regions(first, second, wish.astype(np.int32))
+    return turn ^ (opposed_regions(first, second, wish.astype(np.int32)) >= 0)
 
 
 @njit(cache=True, nogil=True)
-def _opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) -> np.ndarray:
-    """Faces of connected regions that mostly wish to be turned (wish < 0), by at least REGION crossings; bool [F].
+def opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) -> np.ndarray:
+    """Connected regions whose faces mostly have negative wishes, of -REGION in all at least: each face's region by its
+    first face, int64 [F], -1 for faces in none.
 
     first, second: the two faces of every manifold edge. Wishes are spread to neighbours first, in ROUNDS rounds.
     """
@@ -144,10 +145,12 @@ def _opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) ->
     total = np.zeros(count, np.int64)
     for f in range(count):
         total[find_root(parent, f)] -= wish[f]
-    turn = np.zeros(count, np.bool_)
+    region = np.full(count, -1)
     for f in range(count):
-        turn[f] = mark[f] < 0 and total[find_root(parent, f)] >= REGION
-    return turn
+        root = find_root(parent, f)
+        if mark[f] < 0 and total[root] >= REGION:
+            region[f] = root
+    return region
 
 
 def settled(surface: Surface, *, voxel: float, crumb: float, check: Check = go_on) -> Surface:

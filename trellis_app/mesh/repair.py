@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from trellis_app.mesh.air import open_air
+from trellis_app.mesh.hidden import hidden_regions
 from trellis_app.mesh.orient import hidden_faces, outward, settled, turned
-from trellis_app.mesh.sides import Sides, open_sides
+from trellis_app.mesh.sides import Sides, sides_of
 from trellis_app.mesh.surface import (
     Edges,
     Surface,
@@ -341,8 +343,10 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
         surface = surface.keep_faces(~small).compacted()
         edges = edge_table(surface)
     check()
-    sides = open_sides(surface, voxel=voxel, check=check)
-    surface, edges, sides = _without(hidden_faces(components(surface, edges), sides), surface, edges, sides)
+    air = open_air(surface, voxel=voxel, check=check)
+    sides = sides_of(air, len(surface.faces), check=check)
+    hidden = hidden_faces(components(surface, edges), sides) | hidden_regions(edges, sides, air, check)
+    surface, edges, sides = _without(hidden, surface, edges, sides)
     check()
     loose = fins(surface, edges, components(surface, edges), fin)
     if 2 * loose.sum() < len(loose):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from trellis_app.mesh.air import open_air
+from trellis_app.mesh.air import Air, open_air
 from trellis_app.mesh.lattice import Crossings
 from trellis_app.mesh.surface import Surface
 from trellis_app.progress import Check, go_on
@@ -34,8 +34,11 @@ def open_sides(surface: Surface, *, voxel: float, leaks: bool = True, check: Che
 
     leaks: air that comes in through holes does not count; False for closed surfaces, whose narrow passages are real.
     """
-    air = open_air(surface, voxel=voxel, check=check)
-    count = len(surface.faces)
+    return sides_of(open_air(surface, voxel=voxel, check=check), len(surface.faces), leaks=leaks, check=check)
+
+
+def sides_of(air: Air, count: int, *, leaks: bool = True, check: Check = go_on) -> Sides:
+    """As `open_sides`, of a surface with `count` faces, from its air."""
     vote = np.zeros(count)
     crossed, reached, outward, inward = (np.zeros(count, np.int64) for _ in range(4))
     for one in air.along:

@@ -67,28 +67,33 @@ def _random_grid(kind: str, side: int, rng: np.random.Generator) -> DualGrid:
     if kind == "sheets":
         field = np.sin(0.3 * x + bend[0]) * 2 + np.sin(0.2 * y + bend[1]) * 2 + z - bend[2]
         field = np.where(np.hypot(x, y) < side * rng.uniform(0.2, 0.5), field, 1e3 * np.sign(field) + field)
-        return _level_set(field, side, rng, cut=np.hypot(x, y) > 0.4 * side)
+        return level_set(field, side, rng, cut=np.hypot(x, y) > 0.4 * side)
     if kind == "tubes":
         radius = rng.uniform(0.6, side / 5)
         field = np.hypot(x - 3 * np.sin(0.2 * z + bend[0]), y - 3 * np.cos(0.25 * z + bend[1])) - radius
-        return _level_set(field, side, rng, cut=np.abs(z) > 0.4 * side)
+        return level_set(field, side, rng, cut=np.abs(z) > 0.4 * side)
     radii = np.sort(rng.uniform(1.5, 0.45 * side, size=int(rng.integers(2, 4))))
     distance = np.sqrt(x * x + y * y + z * z)
     field = np.min([np.abs(distance - r) - 0.3 for r in radii], axis=0) if rng.random() < 0.5 else np.prod(
         [distance - r for r in radii], axis=0
     )  # fmt: skip
-    return _level_set(field, side, rng)
+    return level_set(field, side, rng)
 
 
-def _level_set(field: np.ndarray, side: int, rng: np.random.Generator, cut: np.ndarray | None = None) -> DualGrid:
-    """The dual grid of a field's sign changes; some voxels are lost, and all that touch the points in `cut`."""
+def level_set(
+    field: np.ndarray, side: int, rng: np.random.Generator | None = None, cut: np.ndarray | None = None
+) -> DualGrid:
+    """The dual grid of a field's sign changes, field [side + 1, side + 1, side + 1] at the lattice points.
+
+    Without voxels that touch the points in `cut`; with `rng` some voxels are lost and vertices lie anywhere in theirs.
+    """
     inside = field < 0
-    mixed = np.zeros((side,) * 3, bool)
     corners = [inside[i : side + i, j : side + j, k : side + k] for i in range(2) for j in range(2) for k in range(2)]
     mixed = np.any(corners, axis=0) & ~np.all(corners, axis=0)
     if cut is not None:
         mixed &= ~cut[:-1, :-1, :-1]
-    mixed &= rng.random(mixed.shape) >= rng.choice([0.0, 0.0, 0.02])
+    if rng is not None:
+        mixed &= rng.random(mixed.shape) >= rng.choice([0.0, 0.0, 0.02])
     coords = np.argwhere(mixed)
     flags = np.zeros((len(coords), 3), bool)
     for axis in range(3):
@@ -99,8 +104,10 @@ def _level_set(field: np.ndarray, side: int, rng: np.random.Generator, cut: np.n
     return _grid(coords, flags, side, rng)
 
 
-def _grid(coords: np.ndarray, flags: np.ndarray, side: int, rng: np.random.Generator) -> DualGrid:
-    dual = rng.uniform(*((-0.5, 1.5) if rng.random() < 0.3 else (0.1, 0.9)), size=(len(coords), 3))
+def _grid(coords: np.ndarray, flags: np.ndarray, side: int, rng: np.random.Generator | None) -> DualGrid:
+    dual = np.full((len(coords), 3), 0.5)
+    if rng is not None:
+        dual = rng.uniform(*((-0.5, 1.5) if rng.random() < 0.3 else (0.1, 0.9)), size=(len(coords), 3))
     return DualGrid(
         torch.from_numpy(coords.astype(np.int32).reshape(-1, 3)), torch.from_numpy(dual.astype(np.float32)),
         torch.from_numpy(flags), None, side,

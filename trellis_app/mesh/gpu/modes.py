@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from trellis_app.mesh.gpu.air import open_air
 from trellis_app.mesh.gpu.clean import clean, compacted
 from trellis_app.mesh.gpu.fans import filled, separate
-from trellis_app.mesh.gpu.orient import hidden_faces, open_sides, outward, patches, settled
+from trellis_app.mesh.gpu.hidden import hidden_regions
+from trellis_app.mesh.gpu.orient import hidden_faces, outward, patches, settled, sides_of
 from trellis_app.mesh.gpu.topology import (
     AREA,
     EdgeTable,
@@ -54,9 +56,11 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     crumb = min(CRUMB * AREA, whole)
     mesh, edges = _kept(mesh, edges, large_parts(edges, area, crumb))
     check()
-    sides = open_sides(mesh, voxel=voxel, check=check)
+    air = open_air(mesh, voxel=voxel, check=check)
+    sides = sides_of(air, len(mesh.faces), check=check)
     patch, count, _ = patches(mesh, edges)
-    keep = ~hidden_faces(patch, count, sides)
+    keep = ~(hidden_faces(patch, count, sides) | hidden_regions(edges, sides, air, check))
+    del air
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
     keep = _without_fins(edges, areas(mesh, voxel), min(FIN * AREA, whole))
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)

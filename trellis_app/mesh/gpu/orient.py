@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from trellis_app.mesh.gpu.air import open_air
+from trellis_app.mesh.gpu.air import Air, open_air
 from trellis_app.mesh.gpu.topology import EdgeTable, areas, connected, edge_table, numbered, parts, sums, turned
 from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SURE
 from trellis_app.mesh.sides import PARITY, SKY
@@ -32,11 +32,12 @@ class Sides:
 
 def open_sides(mesh: Mesh, *, voxel: float, check: Check = go_on) -> Sides:
     """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
-    air = open_air(mesh, voxel=voxel, check=check)
-    count = len(mesh.faces)
-    vote, crossed, reached, outward = (
-        torch.zeros(count, dtype=torch.int64, device=mesh.faces.device) for _ in range(4)
-    )
+    return sides_of(open_air(mesh, voxel=voxel, check=check), len(mesh.faces), check=check)
+
+
+def sides_of(air: Air, count: int, *, check: Check = go_on) -> Sides:
+    """As `open_sides`, of a mesh with `count` faces, from its air."""
+    vote, crossed, reached, outward = (torch.zeros(count, dtype=torch.int64, device=air.cuts.device) for _ in range(4))
     for one in air.along:
         lower = one.lower(air.lattice.shape)
         first, last = one.ends()
@@ -116,11 +117,11 @@ def outward(mesh: Mesh, edges: EdgeTable, sides: Sides) -> torch.Tensor:
     if int(-wish.clamp_max(0).sum()) < REGION:
         return turn
     first, second = edges.pairs()
-    return turn ^ _opposed_regions(first // 3, second // 3, wish)
+    return turn ^ (opposed_regions(first // 3, second // 3, wish) >= 0)
 
 
-def _opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tensor) -> torch.Tensor:
-    """Faces of connected regions that mostly wish to be turned (wish < 0), by at least REGION crossings; bool [F]."""
+def opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tensor) -> torch.Tensor:
+    """Connected regions whose faces mostly have negative wishes: as `opposed_regions` of mesh/orient.py."""
     count = len(wish)
     mark = torch.sign(wish)
     for _ in range(ROUNDS):
@@ -129,7 +130,8 @@ def _opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tens
         mark = torch.where(score == 0, mark, torch.sign(score))
     against = (mark[first] < 0) & (mark[second] < 0)
     region = connected(count, first[against], second[against])
-    return (mark < 0) & (sums(-wish, region, count) >= REGION)[region]
+    large = (mark < 0) & (sums(-wish, region, count) >= REGION)[region]
+    return torch.where(large, region, -1)
 
 
 def settled(
