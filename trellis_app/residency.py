@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
-GIB = 2**30
-WORKSPACE_GB = 8.0  # activations of the largest stage, nothing divided
+GB = 10**9
+WORKSPACE_GB = 6.0  # activations of the largest stage: decoding 1536^3 (5.3 M voxels)
 LOOK_AHEAD_GB = 9.0  # budget from which two models may be there at once
 _ALIGN = 256  # bytes
 
@@ -44,10 +44,10 @@ def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb:
     device = torch.device(device)
     if device.type == "cpu":
         return MemoryPlan(frozenset(weight_bytes))
-    total = torch.cuda.mem_get_info(device)[0] if budget_gb is None else budget_gb * GIB
-    if sum(weight_bytes.values()) + WORKSPACE_GB * GIB <= total:
+    total = torch.cuda.mem_get_info(device)[0] if budget_gb is None else budget_gb * GB
+    if sum(weight_bytes.values()) + WORKSPACE_GB * GB <= total:
         return MemoryPlan(frozenset(weight_bytes))
-    return MemoryPlan(frozenset(), ahead=total >= LOOK_AHEAD_GB * GIB)
+    return MemoryPlan(frozenset(), ahead=total >= LOOK_AHEAD_GB * GB)
 
 
 class Berth:
