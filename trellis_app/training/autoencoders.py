@@ -61,7 +61,6 @@ class AutoencoderSettings:
     vertex_weight: float = 1.0
     split_weight: float = 0.05
     attribute_weights: tuple[float, ...] = (0.23, 0.23, 0.23, 0.09, 0.09, 0.13)
-    green_weight: float = 0.0  # of the green-magenta axis on top of these
     recolour_share: float = 0.6  # of the blocks of a batch
 
 
@@ -126,7 +125,7 @@ class Autoencoders(nn.Module):
         raw = self.networks["material_decoder"](posterior.sample()).raw.feats
         kl = kl_to_normal(posterior.mean.feats, posterior.logvar)
         return {
-            "attributes": attribute_loss(raw, attributes, weights=self.weights, green=self.settings.green_weight),
+            "attributes": attribute_loss(raw, attributes, weights=self.weights),
             "kl_material": self.settings.kl_material * kl,
         }
 

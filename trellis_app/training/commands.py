@@ -74,7 +74,11 @@ def _schedule(parser: argparse.ArgumentParser, *, learning_rate: float, ema: flo
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
     parser.add_argument("--warmup", type=float, default=OptimSettings.warmup, help="share of the schedule")
     parser.add_argument("--ema", type=float, default=ema)
-    parser.add_argument("--fuse", action="store_true", help="fuse row arithmetic with torch.compile (GPU)")
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="fuse row arithmetic with torch.compile (GPU); compiles for a minute and more first",
+    )
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--validations", type=int, default=4, help="besides the last; -1: not even that")
@@ -142,7 +146,6 @@ def _add_autoencoders(kinds: Subparsers) -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="comma-separated: structure, shape, material")
     parser.add_argument("--voxels-per-step", type=int, default=AutoencoderSettings.voxels_per_step)
     parser.add_argument("--freeze-encoders", action="store_true", help="train decoders only")
-    parser.add_argument("--green", type=float, default=0.0, help="extra weight of the green-magenta axis")
     parser.add_argument("--recolour", type=float, default=AutoencoderSettings.recolour_share, help="share of blocks")
     parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
     parser.set_defaults(run=lambda options: _train(options, _autoencoders))
@@ -153,7 +156,6 @@ def _autoencoders(options: argparse.Namespace, process: Process) -> Recipe:
     settings = AutoencoderSettings(
         only=only,
         voxels_per_step=options.voxels_per_step,
-        green_weight=options.green,
         recolour_share=options.recolour,
     )
     recipe = AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)

@@ -40,23 +40,17 @@ def structure_loss(logits: torch.Tensor, occupied: torch.Tensor) -> torch.Tensor
     return dice_loss(logits, occupied) + entropy
 
 
-def attribute_loss(
-    predicted: torch.Tensor, target: torch.Tensor, *, weights: torch.Tensor, green: float = 0.0
-) -> torch.Tensor:
+def attribute_loss(predicted: torch.Tensor, target: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
     """Weighted L1 plus squared error over attribute rows [M, 6] in [-1, 1], and the same of the colour differences.
 
     Without the second term (R - G, G - B, B - R) the network spends long on brightness alone: red, green and blue of
-    most materials rise and fall together. `green` adds the same of the green-magenta axis G - (R + B) / 2, the last
-    that a network finds. weights [6] sum to 1.
+    most materials rise and fall together. A third term for the green-magenta axis alone made training worse.
+    weights [6] sum to 1.
     """
     error = predicted.float() - target.float()
     chroma = error[:, 0:3] - error[:, 0:3].roll(1, dims=1)
     values = ((error.abs() + error.square()).mean(0) * weights).sum()
-    loss = values + 0.5 * (chroma.abs() + chroma.square()).mean()
-    if green:
-        axis = error[:, 1] - 0.5 * (error[:, 0] + error[:, 2])
-        loss = loss + green * (axis.abs() + axis.square()).mean()
-    return loss
+    return values + 0.5 * (chroma.abs() + chroma.square()).mean()
 
 
 def quad_rows(neighbours: torch.Tensor, crossed: torch.Tensor) -> torch.Tensor:

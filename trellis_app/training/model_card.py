@@ -61,7 +61,7 @@ def recipe_line(journal: Path) -> str:
     seconds = [float(line["seconds"]) for line in lines]
     minutes = sum(a for a, b in zip(seconds, [*seconds[1:], 0.0], strict=True) if b < a) / 60
     name = journal.stem.replace("_", " ")
-    return f"- {name}: {max(steps):,} steps, {minutes:.0f} minutes, bf16 on an NVIDIA H200, EMA weights"
+    return f"- {name}: {max(steps):,} steps, {minutes:.0f} minutes, averaged weights"
 
 
 def metrics_table(path: Path) -> str:
