@@ -16,7 +16,7 @@ from trellis_app.models.condition import ConditionMemory
 from trellis_app.sparse.packing import Packing
 
 MOST_ROWS = 6144  # beyond these the GPU is the slower one
-MOST_RECORDINGS = 4
+MOST_RECORDINGS = 2  # of a model: with the picture and without
 
 
 @dataclass(frozen=True)
