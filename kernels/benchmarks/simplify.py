@@ -98,15 +98,20 @@ def distances(small: Surface, full: Surface, tree: Tree, count: int) -> np.ndarr
     return np.linalg.norm(np.concatenate(gaps).astype(np.float64), axis=1)
 
 
-def flipped(small: Surface, full: Surface, tree: Tree) -> int:
-    """Faces that look away from every face of the whole surface around the one nearest to their centre."""
-    near = full.faces[closest_points(tree, small.vertices[small.faces].mean(axis=1))[1]]
+def flipped(small: Surface, full: Surface, tree: Tree, voxel: float) -> int:
+    """Faces that look away from every face of the whole surface around the one nearest to them.
+
+    Nearest to the face's centre, and to a point a fifth of a voxel before it: a thin wall has another face behind.
+    """
+    ahead, centre = face_cross(small), small.vertices[small.faces].mean(axis=1)
+    ahead *= 0.2 * voxel / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-30)
+    near = np.hstack([full.faces[closest_points(tree, centre + step)[1]] for step in (0.0, ahead)])
     order, valence = np.argsort(full.faces.reshape(-1), kind="stable"), np.bincount(full.faces.reshape(-1))
     first, many = (np.cumsum(valence) - valence)[near.reshape(-1)], valence[near.reshape(-1)]
     row = np.repeat(np.arange(len(many)), many)
     around = order[first[row] + np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)] // 3
-    agrees = (face_cross(small)[row // 3] * face_cross(full)[around]).sum(axis=1) > 0
-    return len(small.faces) - len(np.unique(row[agrees] // 3))
+    agrees = (face_cross(small)[row // 6] * face_cross(full)[around]).sum(axis=1) > 0
+    return len(small.faces) - len(np.unique(row[agrees] // 6))
 
 
 def measured(
@@ -123,7 +128,7 @@ def measured(
     return {
         "faces": len(small.faces), "seconds": round(min(seconds), 3), "mean": round(float(gap.mean()), 5),
         "p95": round(float(np.quantile(gap, 0.95)), 5), "non_manifold": int((edges.counts > 2).sum()),
-        "border": int((edges.counts == 1).sum()), "flipped": flipped(small, full, tree),
+        "border": int((edges.counts == 1).sum()), "flipped": flipped(small, full, tree, voxel),
     }  # fmt: skip
 
 
