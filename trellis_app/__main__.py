@@ -186,6 +186,13 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--device", default="auto")
     export.add_argument("--runs", type=int, default=3)
     export.set_defaults(run=_bench_export)
+    surfaces = kinds.add_parser("surfaces", help="broken promises of the surface modes, counted over many surfaces")
+    surfaces.add_argument("--library", type=Path, help="npz collection of objects, e.g. ../shared/data/dev.npz")
+    surfaces.add_argument("--golden", type=Path, help="mesh_to_dual_grid.safetensors of the golden vectors")
+    surfaces.add_argument("--random", type=int, default=200, help="random voxel sets")
+    surfaces.add_argument("--resolution", type=int, default=256, help="of the objects' O-Voxels")
+    surfaces.add_argument("--limit", type=int, help="so many objects of the library only")
+    surfaces.set_defaults(run=_bench_surfaces)
     pipeline = kinds.add_parser("pipeline", help="every stage at the size of the released models, on a GPU")
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
     pipeline.add_argument("--resolution", default="512,1024,1536", help="comma-separated; 1024 and 1536 by cascade")
@@ -214,6 +221,17 @@ def _bench_export(options: argparse.Namespace) -> int:
     report = bench_export(sizes, finish, runs=options.runs, device=device, walls=options.walls)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
+    return 0
+
+
+def _bench_surfaces(options: argparse.Namespace) -> int:
+    from trellis_app.bench_surfaces import bench_surfaces
+
+    def note(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    sizes = {"sets": options.random, "resolution": options.resolution, "limit": options.limit}
+    print(json.dumps(bench_surfaces(options.library, options.golden, note=note, **sizes)))
     return 0
 
 
