@@ -1,5 +1,7 @@
 """Charts do not overlap, keep their distance, use the atlas well, and are cheap to sample."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from trellis_app.mesh.packing import chart_extent, outline_masks, pack
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.surface import Surface, components, edge_table, partners_across
 from trellis_app.mesh.unwrap import Atlas, unwrap
+from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 
 SIZE = 256
 
@@ -178,6 +181,31 @@ def test_degenerate_input_gets_some_uvs() -> None:
     )
 
 
+def crowded() -> Surface:
+    """The faces of a box many times over, each a neighbour of nobody."""
+    box = surface_of(trimesh.creation.box((0.5, 0.4, 0.3)))
+    return Surface(box.vertices, np.tile(box.faces, (40, 1)))
+
+
+def slivers() -> Surface:
+    """A ball of long rows whose first and last shrink to points up to rounding, and needles."""
+    ball_of_rows = trimesh.creation.uv_sphere(0.4, count=[12, 24])
+    vertices, faces = ball_of_rows.vertices.astype(np.float32), ball_of_rows.faces.astype(np.int32)
+    needles = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 1e-9], [1e-12, 0, 0], [0, 1e-12, 0]], np.float32)
+    more = np.array([[0, 1, 2], [0, 3, 4], [0, 4, 3], [1, 2, 2]], np.int32) + len(vertices)
+    return Surface(np.concatenate([vertices, needles]), np.concatenate([faces, more]))
+
+
+@pytest.mark.parametrize("make", [crowded, slivers, lambda: Surface(slivers().vertices, slivers().faces[-4:])])
+def test_no_input_breaks_it(make: Callable[[], Surface]) -> None:
+    surface = make()
+    atlas = unwrap(surface, texture_size=SIZE)
+    assert atlas.uvs.shape == (len(surface.faces), 3, 2)
+    assert np.isfinite(atlas.uvs).all()
+    assert (atlas.chart >= 0).all()
+    assert coverage(atlas, SIZE)[1].max() <= 1
+
+
 def test_overlap_is_found_by_drawing_twice() -> None:
     triangle = torch.tensor([[[0.1, 0.1], [0.6, 0.1], [0.1, 0.6]]])
     assert later_faces(torch.cat([triangle, triangle + 0.2, triangle + 0.7]).float(), 64).tolist() == [1]
@@ -190,3 +218,14 @@ def test_no_chart_is_mirrored() -> None:
     a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     turn = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]  # v runs down, so counter-clockwise faces turn the other way
     assert (turn <= 1e-12).all()
+
+
+def test_xatlas_gives_way_when_its_time_is_up(caplog: pytest.LogCaptureFixture) -> None:
+    surface = surface_of(ball(subdivisions=2))
+    assert xatlas_uvs(surface, texture_size=SIZE, margin=4, seconds=0.0) is None
+    assert "within 0 s; the fast unwrapping took its place" in caplog.text
+    pytest.importorskip("xatlas")
+    atlas = unwrap(surface, texture_size=SIZE, method="xatlas")
+    assert coverage(atlas, SIZE)[1].max() == 1
+    assert (coverage(atlas, SIZE)[0] >= 0).mean() > 0.3
+    assert 1 <= atlas.chart.max() + 1 < len(surface.faces)

@@ -46,6 +46,10 @@ def _points(faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, vertex_count
             v = faces[todo[i], c]
             bucket[fill[v]] = 3 * i + c
             fill[v] += 1
+    longest = 0
+    for v in range(vertex_count):
+        longest = max(longest, offset[v + 1] - offset[v])
+    seen = np.empty(longest, np.int32)  # charts met at a vertex
     index, count = np.empty((len(todo), 3), np.int32), 0
     for v in range(vertex_count):
         first = count
@@ -53,11 +57,11 @@ def _points(faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, vertex_count
             i, c = bucket[k] // 3, bucket[k] % 3
             index[i, c] = -1
             for point in range(first, count):
-                if fill[point - first] == chart[todo[i]]:  # what was filled is free again: charts seen at this vertex
+                if seen[point - first] == chart[todo[i]]:
                     index[i, c] = point
                     break
             if index[i, c] < 0:
-                fill[count - first] = chart[todo[i]]
+                seen[count - first] = chart[todo[i]]
                 index[i, c] = count
                 count += 1
     return index, count
@@ -332,6 +336,9 @@ def lay_flat(
         relabelled[todo] = label[todo]
         _leave_together(todo, attempt >= _ATTEMPTS - 3, relabelled, partner, cross, area, 0)
         label = relabelled
+    lost = np.flatnonzero(final < 0)  # slivers that no plane shows the right way round
+    corners[lost] = corners[lost, :1]
+    final[lost] = count + np.arange(len(lost), dtype=np.int32)
     absorb(surface.vertices, surface.faces, corners, final, partner, area, texels, CRUMB / texels**2)
     return _finished(corners, _parts(final, partner), partner, area)
 

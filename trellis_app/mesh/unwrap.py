@@ -17,11 +17,15 @@ from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.gpu.overlap import later_faces
 from trellis_app.mesh.packing import MANY, Packing, chart_extent, least_side, outline_masks, pack
 from trellis_app.mesh.surface import Surface, edge_table, partners_across
+from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
 
+_XATLAS_SECONDS = 60.0
 _CRUMB_TEXELS = 150.0  # charts with less area than this many texels are merged away more eagerly
 _USE = 0.70  # of the atlas, expected
+_THIN = 0.04  # area over extent squared below which a surface counts as larger than it is: needles are no atlas
+_FINEST = 6144.0  # texels along the surface at which overlap is looked for
 _GOOD_USE = 0.68  # charts that pack worse are cut, and then given less margin
 _ENOUGH_USE = 0.655  # below this charts keep half the margin
 _LIKELY = 1.05  # side that many charts need, over the least side that could do
@@ -94,11 +98,14 @@ def _placed(
     return uvs
 
 
-def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, check: Check = go_on) -> Atlas:
+def unwrap(
+    surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, method: str = "fast", check: Check = go_on
+) -> Atlas:
     """Cut the surface into charts, lay them flat and pack them with `margin` texels between any two; none overlap.
 
     Every chart has the same texels a world unit, and none is mirrored. Small charts keep less margin; where thousands
     of charts meet a small texture all do. Deterministic. A Mesh on a GPU is cut into charts there.
+    method: fast, or xatlas (slow, fewer charts; fast takes its place after a minute, and where it is not installed).
     """
     mesh, device = None, torch.device("cpu")
     if isinstance(surface, Mesh):
@@ -107,8 +114,13 @@ def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, c
         surface = Surface(vertices, np.ascontiguousarray(faces))
     if not len(surface.faces):
         return Atlas(np.zeros(0, np.int32), np.zeros((0, 3, 2), np.float32))
+    if method == "xatlas":
+        made = xatlas_uvs(surface, texture_size=texture_size, margin=margin, seconds=_XATLAS_SECONDS, check=check)
+        if made is not None:
+            return _without_overlap(Atlas(*made, margin), texture_size, device)
     areas = np.sqrt((area_vectors(surface.vertices, surface.faces) ** 2).sum(axis=1))
-    area = max(float(areas.sum()), 1e-30)
+    extent = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
+    area = max(float(areas.sum()), _THIN * extent**2)
     texels = texture_size * np.sqrt(_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
     if mesh is not None and device.type == "cuda":
@@ -119,7 +131,8 @@ def unwrap(surface: Surface | Mesh, *, texture_size: int, margin: float = 4.0, c
         partner = partners_across(surface, edge_table(surface))
         label = cut_charts(surface, partner, limits, check=check)
     check()
-    flat = lay_flat(surface, label, partner, texels=2.0 * texels, check=check)
+    fine = min(2.0 * texels, _FINEST / extent)
+    flat = lay_flat(surface, label, partner, texels=fine, check=check)
     found = _packed(flat, area, texture_size, margin, check)
     whole = flat
     for share in _FILLING:
