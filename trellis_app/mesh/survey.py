@@ -166,7 +166,7 @@ def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
         for face in (one.face[1:][close], one.face[:-1][close]):
             doubled += np.bincount(face, minlength=len(doubled))
     return {
-        "flipped parts": int((_open(surface, part) & (inward > 1.2 * outward + 3)).sum()),
+        "flipped parts": int((_open(surface, part) & (inward > 1.2 * outward + 0.01 * crossed + 3)).sum()),
         "inner shells": int((reached < HIDDEN * crossed).sum()),
         "doubled walls": int((np.bincount(part, weights=doubled) > 0.5 * crossed + 3).sum()),
     }
