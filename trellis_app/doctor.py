@@ -32,8 +32,6 @@ OPTIONAL_PACKAGES = {
     "gradio": "the page (app.py) does not start without it; the command line does",
     "transformers": "needed for the DINOv3 and BiRefNet models of the 4B bundle",
     "triton": "GPU kernels; without it the plain torch paths run",
-    "flash_attn": "optional faster attention on NVIDIA GPUs; torch's own attention is used without it",
-    "nvdiffrast": "optional rasteriser on NVIDIA GPUs; our own is used without it",
 }
 PROBE = PROJECT_ROOT / "assets" / "mini" / "probe.json"  # picture, seed and the voxels that must come out
 PROBE_TOLERANCE = 0.05
