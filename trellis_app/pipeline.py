@@ -27,7 +27,7 @@ from torch import nn
 
 from trellis_app.cascade import CASCADE_FLOOR, cascade_coords
 from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
-from trellis_app.export.finish import STEPS, finish
+from trellis_app.export.finish import SHARES, STEPS, finish
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.hub import fetching
 from trellis_app.image.background import load_matte
@@ -268,10 +268,12 @@ class ImageTo3D:
     def _finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
         signal = StopSignal()
         steps = finish(asset, options, check=signal)
-        for index, name in enumerate(STEPS):
+        spent, whole = 0, sum(SHARES)
+        for name, share in zip(STEPS, SHARES, strict=True):
             beats = beating(lambda: next(steps), signal)
-            done = yield from clock.beats(beats, Stage.FINISH, name, index, len(STEPS))
-            yield clock.event(Stage.FINISH, name, done.index, done.count, done.asset)
+            done = yield from clock.beats(beats, Stage.FINISH, name, spent, whole)
+            spent += share
+            yield clock.event(Stage.FINISH, name, spent, whole, done.asset)
 
     @torch.inference_mode()
     def generate(
