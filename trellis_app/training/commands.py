@@ -328,12 +328,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_texturing(options: argparse.Namespace) -> int:
-    device = str(pick_device(options.device))
-    report = evaluate_texturing(
-        TexturingSettings(
-            options.bundle, options.library, options.limit, device, max(options.workers - 1, 1), options.seed
-        )
-    )
+    settings = TexturingSettings(
+        bundle=options.bundle, library=options.library, limit=options.limit, part=_part(options.part),
+        device=str(pick_device(options.device)), workers=max(options.workers - 1, 1), seed=options.seed,
+    )  # fmt: skip
+    report = evaluate_texturing(settings)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{texturing_table(report)}\n{json.dumps(report)}\n")

@@ -48,6 +48,7 @@ class TexturingSettings:
     bundle: str
     library: Path
     limit: int | None = None  # so many objects of an even spread
+    part: tuple[int, int] = (0, 1)  # every n-th object from the k-th on
     device: str = "cpu"
     workers: int = 2  # processes that make the pictures
     seed: int = 0
@@ -89,7 +90,8 @@ def _samples(
     library = read_library(settings.library)
     resolution = pipeline.bundle.presets[pipeline.bundle.default_preset].resolution
     options = SampleOptions(resolution=resolution, views=1, procedural=0.0, pairs=0.0, augment=False)
-    indices = spread(len(library), settings.limit or len(library))
+    first, step = settings.part
+    indices = spread(len(library), settings.limit or len(library))[first::step]
     tasks = [Task(i, settings.seed, options, library[i], None) for i in indices]
     for task, made in zip(tasks, pool.map(produce, tasks), strict=True):
         if isinstance(made, Skipped) or task.object is None:
