@@ -18,7 +18,7 @@ from trellis_app.errors import BundleError, MeshError, SettingsError
 from trellis_app.mesh.user_mesh import Stance, UserMesh, framed, read_mesh
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import FinishOptions, GenerationRequest
-from trellis_app.texturing import TextureOptions, finish_texture, parted, texture, voxels_of
+from trellis_app.texturing import TextureOptions, finish_texture, new_atlas, parted, texture, voxels_of
 from trellis_app.types import DualGrid, FinishedAsset, OVoxel, PreparedImage, Stage
 from trellis_app.weights import load_bundle
 
@@ -185,6 +185,18 @@ def test_degenerate_and_doubled_triangles_stay() -> None:
     assert isinstance(last.result, FinishedAsset)
     assert np.array_equal(own_axes(last.result)[last.result.faces], vertices[faces])
     assert np.abs(last.result.textures.base_color[..., :3] - 127.5).max() < 1
+
+
+def test_coincident_triangles_share_their_texels() -> None:
+    mesh = tube()
+    turned = np.concatenate([mesh.faces, np.roll(mesh.faces, 1, axis=1), mesh.faces[:, ::-1], mesh.faces])
+    atlas = new_atlas(framed(replace(mesh, faces=turned)), 64, lambda: None)
+    first, rolled, flipped, again = atlas.uvs.reshape(4, len(mesh.faces), 3, 2)
+    assert np.array_equal(rolled, np.roll(first, 1, axis=1))
+    assert np.array_equal(flipped, first[:, ::-1])
+    assert np.array_equal(again, first)
+    once = new_atlas(framed(mesh), 64, lambda: None)
+    assert np.ptp(once.uvs, axis=1).min() > 0
 
 
 def test_poles_of_a_ball_are_slivers_that_unwrap(pipeline: ImageTo3D) -> None:

@@ -157,14 +157,23 @@ def lay_out(mesh: UserMesh, surface: Surface, mode: str, size: int, *, check: Ch
 
 
 def new_atlas(surface: Surface, size: int, check: Check) -> Atlas:
-    """UVs for every face; slivers that no texel can show lie in the corner."""
+    """UVs for every face; coincident faces share theirs, and slivers that no texel can show lie in the corner."""
     welded = weld_vertices(surface)
     solid = np.flatnonzero(np.linalg.norm(face_cross(welded), axis=1) > SLIVER)
     if not len(solid):
         raise MeshError("The mesh has no area.", "Choose a mesh with a surface.")
-    found = unwrap(welded.keep_faces(solid), texture_size=size, check=check)
+    turn = np.argsort(welded.faces[solid], axis=1, kind="stable")
+    corners = np.take_along_axis(welded.faces[solid], turn, axis=1)
+    order = np.lexsort(corners.T)
+    fresh = np.concatenate([[True], (corners[order][1:] != corners[order][:-1]).any(axis=1)])
+    found = unwrap(welded.keep_faces(solid[order[fresh]]), texture_size=size, check=check)
+    like = np.empty(len(solid), np.int64)  # the laid-out face that each face coincides with
+    like[order] = np.cumsum(fresh) - 1
+    laid = np.take_along_axis(found.uvs, turn[order[fresh]][..., None], axis=1)[like]
     chart, uvs = np.zeros(len(surface.faces), np.int32), np.zeros((len(surface.faces), 3, 2), np.float32)
-    chart[solid], uvs[solid] = found.chart, found.uvs
+    placed = np.empty_like(laid)
+    np.put_along_axis(placed, turn[..., None], laid, axis=1)
+    chart[solid], uvs[solid] = found.chart[like], placed
     return Atlas(chart, uvs)
 
 
