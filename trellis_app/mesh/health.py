@@ -48,9 +48,8 @@ class HealthReport:
         return ("poor" if self._bad() else "fair" if self._blemished() else "good"), title
 
     def _bad(self) -> bool:
-        crossing = (self.self_intersections or 0) > 0.01 * self.faces
-        shares = max(self.flipped_share or 0.0, self.uv_overlap or 0.0) > 0.02
-        return not self.faces or self.non_manifold_edges > 0 or self.inconsistent_edges > 0 or crossing or shares
+        shares = (self.flipped_share or 0.0) > 0.05 or (self.uv_overlap or 0.0) > 0.02
+        return not self.faces or self.non_manifold_edges > 0 or self.inconsistent_edges > 0 or shares
 
     def _blemished(self) -> bool:
         touching = self.non_manifold_vertices or self.inner_shells or self.boundary_loops > self.parts

@@ -18,8 +18,9 @@ from trellis_app.mesh.surface import Edges, Surface, components, edge_table, fac
 from trellis_app.progress import Check, go_on
 
 HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
-REGION = 150  # lattice crossings that a region of a patch needs to be turned by itself
+REGION = 100  # lattice crossings that a region of a patch needs to be turned by itself
 SURE = 4  # weight of a crossing with air on one side over one with air on both
+SCRAP = 0.001  # of the whole area: open parts smaller than this are torn off scraps
 ROUNDS = 12  # of spreading wishes to neighbours
 
 
@@ -168,7 +169,8 @@ def settled(surface: Surface, *, voxel: float, crumb: float, check: Check = go_o
     inverted = np.where(closed, _volumes(surface, part) < 0, away)
     drop = hidden_faces(part, sides)
     area = np.bincount(part, weights=np.where(drop, 0.0, face_areas(surface)))
-    drop |= (area < min(crumb, float(area.max())))[part]
+    least = np.where(closed, crumb, max(crumb, SCRAP * float(area.sum())))
+    drop |= (area < np.minimum(least, area.max()))[part]
     surface = turned(surface, inverted[part])
     return surface.keep_faces(~drop) if drop.any() else surface
 

@@ -26,6 +26,10 @@ from trellis_app.progress import Check, go_on
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
 CRUMB, FIN, HOLE, APART = 12.0, 5.0, 24.0, 0.02
+WIDE, TORN = (
+    56.0,
+    0.5,
+)  # a hole so long (voxels) is closed too if its squared length is less than this share of its part
 SETTLING = 4  # times that parts are looked at again while many of them turn out to be hidden
 
 
@@ -206,16 +210,19 @@ class Border:
     blocked: np.ndarray  # bool [N] no loop may go through `begin`
 
 
-def hole_fans(border: Border, points: np.ndarray, max_perimeter: float) -> tuple[np.ndarray, np.ndarray]:
+def hole_fans(border: Border, points: np.ndarray, max_perimeter: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(triangles int32 [K, 3], new vertices float32 [J, 3] numbered from len(points)) that close small border loops.
 
-    points: float64 [V, 3]. Each loop shorter than `max_perimeter` gets a fan around the mean of its edge midpoints.
+    points: float64 [V, 3]. Each loop shorter than `max_perimeter` (one for all, or [N]) gets a fan around the mean
+    of its edge midpoints.
     """
     begin, end = border.begin, border.end
     loop = _hole_loops(_following(begin, end, border.begin_fan, border.end_fan, points), border.blocked)
     length = np.linalg.norm(points[begin] - points[end], axis=1)
     perimeter = np.bincount(loop[loop >= 0], weights=length[loop >= 0], minlength=1)
-    small = (perimeter > 0) & (perimeter < max_perimeter)
+    limit = np.zeros(len(perimeter))
+    limit[loop[loop >= 0]] = np.broadcast_to(max_perimeter, loop.shape)[loop >= 0]
+    small = (perimeter > 0) & (perimeter < limit)
     chosen = (loop >= 0) & small[loop]
     rank = (np.cumsum(small) - 1)[loop[chosen]]
     middles = 0.5 * (points[begin[chosen]] + points[end[chosen]])
@@ -225,12 +232,12 @@ def hole_fans(border: Border, points: np.ndarray, max_perimeter: float) -> tuple
     return fans, centres.astype(np.float32)
 
 
-def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False) -> Surface:
+def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False, wide: float = 0.0) -> Surface:
     """Close border loops shorter than `max_perimeter` (world units) with a fan around the mean of their edge midpoints.
 
     A loop follows the border through vertices with exactly two border edges and no non-manifold edge (spec 5.4); with
     `bow_ties` also through vertices where holes touch, each hole by itself. The surface is wound consistently; so are
-    the fans.
+    the fans. Loops up to `wide` are closed too where they are small against their part: a torn wall, not a small sheet.
     """
     edges = edge_table(surface)
     half = edges.halves[edges.start[:-1][edges.counts == 1]]
@@ -246,7 +253,12 @@ def fill_holes(surface: Surface, max_perimeter: float, *, bow_ties: bool = False
         blocked = np.bincount(np.concatenate([begin, end]), minlength=len(blocked)) != 2
         blocked[edges.pairs[edges.counts > 2].reshape(-1)] = True
     border = Border(begin, end, fan[half], fan[after], blocked[begin])
-    fans, centres = hole_fans(border, surface.vertices.astype(np.float64), max_perimeter)
+    limit: float | np.ndarray = max_perimeter
+    if wide > max_perimeter:
+        part = components(surface, edges, across_non_manifold=True)
+        area = np.bincount(part, weights=face_areas(surface))
+        limit = np.clip(np.sqrt(TORN * area), max_perimeter, wide)[part[half // 3]]
+    fans, centres = hole_fans(border, surface.vertices.astype(np.float64), limit)
     if not len(fans):
         return surface
     return Surface(np.concatenate([surface.vertices, centres]), np.concatenate([surface.faces, fans]))
@@ -354,7 +366,7 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     check()
     turn = outward(surface, edges, sides)
     wound = turned(surface, turn)
-    surface = fill_holes(wound, HOLE * voxel, bow_ties=True)
+    surface = fill_holes(wound, HOLE * voxel, bow_ties=True, wide=WIDE * voxel)
     check()
     surface = fill_holes(separate(surface, apart=APART * voxel), HOLE * voxel)
     check()
@@ -362,7 +374,7 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
         before = len(surface.faces)
         surface = settled(surface, voxel=voxel, crumb=crumb, check=check)
         check()
-        if before - len(surface.faces) <= before // 100:
+        if before == len(surface.faces):
             break
     return surface.compacted()
 

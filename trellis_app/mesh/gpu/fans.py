@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trellis_app.mesh.gpu.topology import EdgeTable, after, edge_table, fans, run_starts, sums
-from trellis_app.mesh.repair import Border, divide_crowded_edges, hole_fans, partners_by_solid
+from trellis_app.mesh.gpu.topology import AREA, EdgeTable, after, areas, edge_table, fans, parts, run_starts, sums
+from trellis_app.mesh.repair import TORN, Border, divide_crowded_edges, hole_fans, partners_by_solid
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.surface import edge_table as surface_edges
 from trellis_app.types import Mesh
@@ -120,7 +120,9 @@ def _moved_inwards(mesh: Mesh, which: torch.Tensor, distance: float) -> Mesh:
     return Mesh(moved, mesh.faces)
 
 
-def filled(mesh: Mesh, edges: EdgeTable, max_perimeter: float, *, bow_ties: bool = False) -> tuple[Mesh, EdgeTable]:
+def filled(
+    mesh: Mesh, edges: EdgeTable, max_perimeter: float, *, bow_ties: bool = False, wide: float = 0.0
+) -> tuple[Mesh, EdgeTable]:
     """Close border loops shorter than `max_perimeter` (world units), as `fill_holes` of mesh/repair.py."""
     half = edges.halves[edges.start[:-1][edges.counts == 1]]
     if not len(half):
@@ -138,7 +140,12 @@ def filled(mesh: Mesh, edges: EdgeTable, max_perimeter: float, *, bow_ties: bool
     begin, end = index.cpu().numpy()
     begin_fan, end_fan = fan.cpu().numpy()
     border = Border(begin, end, begin_fan, end_fan, blocked[index[0]].cpu().numpy())
-    patches, centres = hole_fans(border, mesh.vertices[vertex].double().cpu().numpy(), max_perimeter)
+    limit: float | np.ndarray = max_perimeter
+    if wide > max_perimeter:
+        part, count = parts(edges, len(mesh.faces))
+        area = sums(areas(mesh, max_perimeter), part, count).double() * (max_perimeter**2 / AREA)
+        limit = (TORN * area).sqrt().clamp(max_perimeter, wide)[part[half // 3]].cpu().numpy()
+    patches, centres = hole_fans(border, mesh.vertices[vertex].double().cpu().numpy(), limit)
     if not len(patches):
         return mesh, edges
     number = torch.cat([vertex, len(mesh.vertices) + torch.arange(len(centres), device=vertex.device)]).int()

@@ -25,7 +25,7 @@ from trellis_app.mesh.gpu.topology import (
     turned,
 )
 from trellis_app.mesh.gpu.watertight import closed_solid
-from trellis_app.mesh.repair import APART, CRUMB, FIN, HOLE, SETTLING
+from trellis_app.mesh.repair import APART, CRUMB, FIN, HOLE, SETTLING, WIDE
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import SURFACE_MODES
 from trellis_app.types import Mesh
@@ -69,7 +69,7 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     half = edges.halves
     edges = EdgeTable(torch.where(turn[half // 3], 3 * (half // 3) + 2 - half % 3, half), edges.start)
     wound = Mesh(mesh.vertices, turned(mesh.faces, turn))
-    mesh, edges = filled(wound, edges, HOLE * voxel, bow_ties=True)
+    mesh, edges = filled(wound, edges, HOLE * voxel, bow_ties=True, wide=WIDE * voxel)
     check()
     mesh, edges = separate(mesh, edges, apart=APART * voxel)
     check()
@@ -78,7 +78,7 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
         before = len(mesh.faces)
         mesh, edges = settled(mesh, edges, voxel=voxel, crumb=crumb, check=check)
         check()
-        if before - len(mesh.faces) <= before // 100:
+        if before == len(mesh.faces):
             break
     return compacted(mesh)
 

@@ -8,7 +8,7 @@ import torch
 
 from trellis_app.mesh.gpu.air import Air, open_air
 from trellis_app.mesh.gpu.topology import EdgeTable, areas, connected, edge_table, numbered, parts, sums, turned
-from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SURE
+from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SCRAP, SURE
 from trellis_app.mesh.sides import PARITY, SKY
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
@@ -149,7 +149,8 @@ def settled(
     turn = torch.where(closed, _volumes(mesh, part, count, voxel) < 0, seen)[part]
     drop = hidden_faces(part, count, sides)
     area = sums(torch.where(drop, 0, areas(mesh, voxel)), part, count)
-    drop |= (area < min(crumb, float(area.max())))[part]
+    least = torch.where(closed, crumb, max(crumb, SCRAP * float(area.sum())))
+    drop |= (area < least.clamp_max(float(area.max())))[part]
     faces = turned(mesh.faces, turn)
     mesh = Mesh(mesh.vertices, faces[~drop] if bool(drop.any()) else faces)
     return mesh, edge_table(mesh.faces, len(mesh.vertices))
