@@ -26,10 +26,8 @@ from trellis_app.progress import Check, go_on
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
 CRUMB, FIN, HOLE, APART = 12.0, 5.0, 24.0, 0.02
-WIDE, TORN = (
-    56.0,
-    0.5,
-)  # a hole so long (voxels) is closed too if its squared length is less than this share of its part
+# Holes of up to WIDE voxels are closed too if their squared length is less than TORN of their part's area.
+WIDE, TORN = 56.0, 0.5
 SETTLING = 4  # times that parts are looked at again while many of them turn out to be hidden
 
 
