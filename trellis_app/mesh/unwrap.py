@@ -119,8 +119,8 @@ def unwrap(
         if made is not None:
             return _without_overlap(Atlas(*made, margin), texture_size, device)
     areas = np.sqrt((area_vectors(surface.vertices, surface.faces) ** 2).sum(axis=1))
-    extent = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
-    area = max(float(areas.sum()), _THIN * extent**2)
+    longest = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
+    area = max(float(areas.sum()), _THIN * longest**2)
     texels = texture_size * np.sqrt(_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
     if mesh is not None and device.type == "cuda":
@@ -131,7 +131,7 @@ def unwrap(
         partner = partners_across(surface, edge_table(surface))
         label = cut_charts(surface, partner, limits, check=check)
     check()
-    fine = min(2.0 * texels, _FINEST / extent)
+    fine = min(2.0 * texels, _FINEST / longest)
     flat = lay_flat(surface, label, partner, texels=fine, check=check)
     found = _packed(flat, area, texture_size, margin, check)
     whole = flat
