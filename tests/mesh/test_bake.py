@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from tests.voxel_shapes import ball, decoded, glass_top, gradient, voxel_asset
+from tests.voxel_shapes import Paint, ball, decoded, glass_top, gradient, voxel_asset
 from trellis_app.mesh.bake import Sampler, bake, choose_alpha_mode, fill_gutters
 from trellis_app.mesh.bvh import build_tree
+from trellis_app.mesh.detail import surface_detail
+from trellis_app.mesh.gpu import bake as gpu_bake
+from trellis_app.mesh.normals import split_surface
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.simplify import simplify
-from trellis_app.mesh.unwrap import unwrap
+from trellis_app.mesh.surface import Surface
+from trellis_app.mesh.tangents import vertex_tangents
+from trellis_app.mesh.unwrap import Atlas, unwrap
+from trellis_app.types import OVoxel
 
 SIZE = 128
 
@@ -83,3 +90,68 @@ def test_glass_is_found_and_can_be_overruled() -> None:
 )
 def test_alpha_mode_follows_the_samples(alpha: np.ndarray, mode: str) -> None:
     assert choose_alpha_mode(alpha) == mode
+
+
+def with_detail(asset: OVoxel, full: Surface) -> Sampler:
+    vertices, faces = torch.from_numpy(full.vertices), torch.from_numpy(full.faces)
+    return Sampler(asset, detail=surface_detail(vertices, faces, asset.grid.resolution))
+
+
+def simplified_ball(paint: Paint = gradient, faces: int = 300) -> tuple[OVoxel, Surface, Surface, Atlas]:
+    asset = voxel_asset(ball(), 64, paint)
+    full = repair(decoded(asset), voxel=1 / 64)
+    surface = simplify(full, faces)
+    return asset, full, surface, unwrap(surface, texture_size=SIZE)
+
+
+@pytest.mark.parametrize("paint", [gradient, glass_top])
+def test_the_parallel_bake_is_the_serial_one(paint: Paint) -> None:
+    asset, full, surface, atlas = simplified_ball(paint)
+    split, sampler = split_surface(surface, atlas.chart, atlas.uvs), with_detail(asset, full)
+    serial = bake(surface, atlas, sampler, size=SIZE, split=split)
+    parallel = gpu_bake.bake(split, atlas, sampler, size=SIZE)
+    assert serial.textures.alpha_mode == parallel.textures.alpha_mode
+    assert serial.covered == parallel.covered
+    assert (serial.translucent != parallel.translucent).mean() < 0.01
+    for name in ("base_color", "metallic_roughness", "normal"):
+        a, b = getattr(serial.textures, name), getattr(parallel.textures, name)
+        assert (np.abs(a.astype(int) - b) > 1).mean() < 1e-3
+    again = bake(surface, atlas, sampler, size=SIZE, split=split)
+    assert again.textures.normal.tobytes() == serial.textures.normal.tobytes()
+    assert gpu_bake.bake(split, atlas, sampler, size=SIZE, normal_map=False).textures.normal is None
+
+
+def test_a_coarse_ball_with_its_normal_map_shades_like_the_fine_one() -> None:
+    asset, full, surface, atlas = simplified_ball(faces=80)
+    split = split_surface(surface, atlas.chart, atlas.uvs)
+    texture = bake(surface, atlas, with_detail(asset, full), size=SIZE, split=split).textures.normal
+    assert texture is not None
+    tangents = vertex_tangents(split.vertices, split.faces, split.normals, split.uvs)
+    weights = np.random.default_rng(0).dirichlet((2, 2, 2), len(split.faces))
+
+    def mixed(values: np.ndarray) -> np.ndarray:
+        total = np.einsum("fk,fkd->fd", weights, values[split.faces])
+        return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+    column, row = (np.einsum("fk,fkd->fd", weights, split.uvs[split.faces]) * SIZE).astype(int).T
+    stored = texture[row, column] / 127.5 - 1.0
+    normal, along, up = mixed(split.normals), mixed(tangents[:, :3]), mixed(np.cross(split.normals, tangents[:, :3]))
+    shaded = stored[:, :1] * along + stored[:, 1:2] * up * tangents[split.faces[:, 0], 3:] + stored[:, 2:] * normal
+    shaded /= np.linalg.norm(shaded, axis=1, keepdims=True)
+    true = mixed(split.vertices)
+    plain, mapped = (np.degrees(np.arccos(np.clip((n * true).sum(axis=1), -1, 1))) for n in (normal, shaded))
+    assert mapped.mean() < 0.5 * plain.mean()
+    assert (tangents[:, 3] == 1).all()
+
+
+def test_what_cannot_be_seen_lends_no_colour() -> None:
+    def holes(points: np.ndarray) -> np.ndarray:
+        seen = np.sin(14 * points[:, 2]) > 0
+        return np.where(seen[:, None], (0.2, 0.5, 0.3, 0.0, 0.5, 1.0), (1.0, 1.0, 1.0, 0.0, 0.5, 0.0))
+
+    asset, full, surface, atlas = simplified_ball(holes)
+    split = split_surface(surface, atlas.chart, atlas.uvs)
+    baked = bake(surface, atlas, with_detail(asset, full), size=SIZE, split=split)
+    assert baked.textures.alpha_mode == "MASK"
+    seen = baked.textures.base_color[..., 3] >= 26
+    assert np.abs(baked.textures.base_color[seen][:, :3].astype(int) - (51, 128, 77)).max() <= 12
