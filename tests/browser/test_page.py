@@ -209,6 +209,7 @@ def update_the_files(visit: Visit) -> None:
     page = visit.page
     assert page.locator("#refinish").is_disabled(), "nothing was changed yet"
     page.click("#adjust > button")
+    page.wait_for_timeout(800)  # sliders take their value once they are shown
     page.fill("#finish-texture_size input[type=number]", "512")
     page.locator("#finish-texture_size input[type=number]").blur()
     before = page.get_attribute("#glb", "href")
