@@ -135,10 +135,11 @@ def unwrap(
     flat = lay_flat(surface, label, partner, texels=fine, check=check)
     found = _packed(flat, area, texture_size, margin, check)
     whole = flat
-    for share in _FILLING:
-        if found.use >= _GOOD_USE or int(whole.chart.max()) + 1 >= MANY:
+    for share in _FILLING if int(whole.chart.max()) + 1 < MANY else (0.0,):
+        cell = _cells(whole, found, share)
+        if found.use >= _GOOD_USE or not np.isfinite(cell).any():
             break
-        finer = divided(whole, _cells(whole, found, share), partner, areas)
+        finer = divided(whole, cell, partner, areas)
         tried = _packed(finer, area, texture_size, margin, check)
         if tried.use > found.use:
             flat, found = finer, tried
@@ -177,14 +178,16 @@ def _packed(flat: FlatCharts, area: float, size: int, margin: float, check: Chec
 def _cells(flat: FlatCharts, found: _Packed, filling: float) -> np.ndarray:
     """Side of the cells (world units, float64 [C]) along which charts are cut that left too many holes.
 
-    Hollow and long charts fall into quarters; the smallest charts, up to the part `filling` of the whole area, into
-    small pieces.
+    Hollow charts fall into quarters, long ones into parts short enough; the smallest charts, up to the part `filling`
+    of the whole area, into small pieces.
     """
     extent = chart_extent(flat.corners, flat.chart) * found.scale
-    box, side = extent.prod(axis=1), found.packing.side
     filled = chart_areas(flat.corners, flat.chart, len(extent)) * found.scale**2
-    bulky = (box > _BULKY * side**2) & ((filled < _HOLLOW * box) | (extent.max(axis=1) > _LONG * side))
+    box, side = extent.prod(axis=1), float(np.sqrt(filled.sum() / _USE))
+    bulky = (box > _BULKY * side**2) & (filled < _HOLLOW * box)
     cell = np.where(bulky, 0.5 * extent.max(axis=1) + 1e-9, np.inf)
+    long = extent.max(axis=1) > _LONG * side
+    cell[long] = np.minimum(cell, np.minimum(0.5 * extent.max(axis=1) + 1e-9, _LONG * side))[long]
     order = np.argsort(filled, kind="stable")
     before = np.cumsum(filled[order]) - filled[order]
     small = order[before < filling * filled.sum()]
