@@ -19,7 +19,7 @@ from trellis_app.progress import Check, go_on
 
 HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
 REGION = 100  # lattice crossings that a region of a patch needs to be turned by itself
-SURE = 4  # weight of a crossing with air on one side over one with air on both
+SURE = 20  # weight of a crossing with air on one side over one with air on both
 SCRAP = 0.001  # of the whole area: open parts smaller than this are torn off scraps
 ROUNDS = 12  # of spreading wishes to neighbours
 
@@ -111,7 +111,8 @@ def outward(surface: Surface, edges: Edges, sides: Sides) -> np.ndarray:
     wall to the inside of another; where a large region of a patch then faces away from the air, it is turned by itself.
     """
     patch, turn = patches_by_winding(surface, edges)
-    total = np.bincount(patch, weights=np.where(turn, -sides.vote, sides.vote))
+    vote = SURE * (sides.outward - sides.inward) + sides.vote
+    total = np.bincount(patch, weights=np.where(turn, -vote, vote))
     turn = turn ^ (total < 0)[patch]
     wish = np.where(turn, sides.inward - sides.outward, sides.outward - sides.inward)
     if -wish[wish < 0].sum() < REGION:

@@ -112,7 +112,8 @@ def hidden_faces(label: torch.Tensor, count: int, sides: Sides) -> torch.Tensor:
 def outward(mesh: Mesh, edges: EdgeTable, sides: Sides) -> torch.Tensor:
     """Faces to turn, bool [F], so that they face the open air; as in mesh/orient.py."""
     patch, count, turn = patches(mesh, edges)
-    turn = turn ^ (sums(torch.where(turn, -sides.vote, sides.vote), patch, count) < 0)[patch]
+    vote = SURE * _VOTE * sides.outward + sides.vote
+    turn = turn ^ (sums(torch.where(turn, -vote, vote), patch, count) < 0)[patch]
     wish = torch.where(turn, -sides.outward, sides.outward)
     if int(-wish.clamp_max(0).sum()) < REGION:
         return turn
