@@ -7,14 +7,15 @@ function's own work. A leaf function only reads and writes arrays that its calle
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from numba import njit
 
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}  # _nrt is missing in numba's type stubs
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def leaf(function: F) -> F:
     """Compile a function that only uses its caller's arrays; making one inside is an error when it is compiled."""
-    compiled: F = njit(cache=True, nogil=True, _nrt=False)(function)
+    compiled: F = njit(**_OPTIONS)(function)
     return compiled

@@ -47,7 +47,7 @@ def textured_attributes(geometry, surface, textures, materials, coords, step, ce
         return textured_slab(geometry, near, surface, textures, materials, mine, place, *rules)
 
     with ThreadPoolExecutor(max(sampling.workers, 1)) as pool:
-        parts = list(pool.map(work, slab_parts(*geometry, coords, step, cells)))
+        parts = list(pool.map(work, slab_parts(geometry[0], geometry[1], coords, step, cells)))
     return np.concatenate([np.empty((0, 6), np.float32), *parts])
 
 
