@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.batch import Sample, generate_batch
+from trellis_app.devices import choose_device
 from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
 from trellis_app.image.background import NoMatte
 from trellis_app.models.material_vae import attributes
-from trellis_app.pipeline import ImageTo3D, Run, cascade_coords, choose_device
+from trellis_app.pipeline import ImageTo3D, Run, cascade_coords
 from trellis_app.progress import RunClock
 from trellis_app.sampling import schedule
 from trellis_app.settings import GenerationRequest

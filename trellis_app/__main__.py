@@ -213,7 +213,7 @@ def _bench_generate(options: argparse.Namespace) -> int:
 
 def _bench_export(options: argparse.Namespace) -> int:
     from trellis_app.bench_export import bench_export, table
-    from trellis_app.pipeline import choose_device
+    from trellis_app.devices import choose_device
 
     finish = FinishOptions(faces=options.faces, texture_size=options.texture_size, surface=options.surface)
     sizes = [int(size) for size in options.resolution.split(",")]
@@ -237,7 +237,7 @@ def _bench_surfaces(options: argparse.Namespace) -> int:
 
 def _bench_pipeline(options: argparse.Namespace) -> int:
     from trellis_app.bench_pipeline import PipelineOptions, bench_pipeline, table
-    from trellis_app.pipeline import choose_device
+    from trellis_app.devices import choose_device
 
     finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
     chosen = PipelineOptions(options.runs, options.memory_budget, finish, options.precision)

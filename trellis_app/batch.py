@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trellis_app.pipeline import ImageTo3D, Run, memory_told
+from trellis_app.devices import memory_told
+from trellis_app.pipeline import ImageTo3D, Run
 from trellis_app.progress import RunClock
 from trellis_app.settings import GenerationRequest
 from trellis_app.types import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 
@@ -32,46 +33,28 @@ class StopSignal:
             raise StoppedError
 
 
-class _Outcome(Generic[Result]):
-    """What the thread leaves behind: a value or an error."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self._gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # a thread begins on GPU 0
-        self._value: Result
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            if self._gpu is not None:
-                torch.cuda.set_device(self._gpu)
-            with torch.inference_mode():
-                self._value = self._work()
-        except BaseException as error:  # handed to the thread that waits
-            self._error = error
-
-    def get(self) -> Result:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
 def beating(work: Callable[[], Result], signal: StopSignal, *, every: float = BEAT) -> Generator[None, None, Result]:
     """Run `work` in a thread, yield every `every` seconds until it is done, return its result or raise its error.
 
-    Closing the generator sets `signal`, waits a moment for the work to notice and leaves it behind otherwise: the
-    work calls the signal between its parts and so ends by itself.
+    The thread works on the caller's GPU and makes no gradients. Closing the generator sets `signal`, waits a moment
+    for the work to notice and leaves it behind otherwise: it calls the signal between its parts and so ends by itself.
     """
-    outcome = _Outcome(work)
-    thread = threading.Thread(target=outcome.run, daemon=True)
-    thread.start()
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def job() -> Result:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)  # a thread begins on GPU 0
+        with torch.inference_mode():
+            return work()
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(job)
     try:
-        while True:
-            thread.join(every)
-            if not thread.is_alive():
-                return outcome.get()
+        while not wait([future], timeout=every).done:
             yield
+        return future.result()
     finally:
-        if thread.is_alive():
+        if not future.done():
             signal.stop()
-            thread.join(GRACE)
+            wait([future], timeout=GRACE)
+        pool.shutdown(wait=False)

@@ -17,8 +17,8 @@ import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.cascade import CASCADE_FLOOR, cascade_coords
-from trellis_app.errors import BundleError, EmptyAssetError, MachineError, SettingsError
+from trellis_app.devices import choose_device, memory_told, on_cpu, on_device
+from trellis_app.errors import BundleError, EmptyAssetError, SettingsError
 from trellis_app.export.finish import SHARES, STEPS, finish
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.hub import fetching
@@ -399,53 +400,12 @@ class ImageTo3D:
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
 
 
-@contextmanager
-def memory_told() -> Iterator[None]:
-    """Turns a GPU that ran out of memory into a MachineError."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise MachineError(
-            "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."
-        ) from error
-
-
 def network_of(tool: object) -> nn.Module | None:
     """The network that an image encoder or a background remover runs."""
     network = getattr(tool, "network", None)
     return network if isinstance(network, nn.Module) else None
 
 
-def on_cpu(result: Result) -> Result:
-    """A stage's result in main memory: it outlives the model's turn on the GPU and travels between processes."""
-    return on_device(result, torch.device("cpu"))
-
-
-def on_device(result: Result, device: torch.device) -> Result:
-    """A stage's result with all its tensors on `device`."""
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    moved: dict[str, Any] = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else on_device(value, device)
-        for name, value in values.items()
-        if isinstance(value, (torch.Tensor, DualGrid))
-    }
-    return replace(result, **moved)
-
-
 def image_side(resolution: int) -> int:
     """Side in pixels at which the picture is encoded for the flow models of a resolution."""
     return STRUCTURE_IMAGE_SIZE if resolution <= STRUCTURE_IMAGE_SIZE else 2 * STRUCTURE_IMAGE_SIZE
-
-
-def choose_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N -> device; raises MachineError where it does not exist here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"There is no device {name!r}.", "Choose auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MachineError(f"This machine has no device {name}.", "Choose --device cpu or another number.")
-    return device

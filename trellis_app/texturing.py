@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from trellis_app.devices import memory_told, on_cpu
 from trellis_app.errors import MeshError, SettingsError
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.mesh.bake import Baked, Sampler, bake
@@ -28,7 +29,7 @@ from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.mesh.user_mesh import Stance, UserMesh, framed
 from trellis_app.mesh.user_uvs import judge_uvs
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
-from trellis_app.pipeline import ImageTo3D, Run, memory_told, on_cpu
+from trellis_app.pipeline import ImageTo3D, Run
 from trellis_app.progress import Check, RunClock, go_on
 from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.types import DualGrid, FinishedAsset, Mesh, OVoxel, PreparedImage, Stage, StageEvent
