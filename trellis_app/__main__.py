@@ -15,7 +15,6 @@ from pathlib import Path
 from trellis_app.cli_flags import add_finish_flags, file_options, finish_options, format_names
 from trellis_app.errors import TrellisError
 from trellis_app.settings import (
-    PRECISIONS,
     PROJECT_ROOT,
     SURFACE_MODES,
     AppSettings,
@@ -197,7 +196,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
     pipeline.add_argument("--resolution", default="512,1024,1536", help="comma-separated; 1024 and 1536 by cascade")
     pipeline.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
-    pipeline.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of the flows")
+    pipeline.add_argument("--precision", choices=("bf16", "fp8"), default="bf16", help="of the flows")
     pipeline.add_argument("--no-finish", action="store_true", help="stop before the mesh is simplified and textured")
     pipeline.add_argument("--device", default="auto")
     pipeline.add_argument("--runs", type=int, default=3)

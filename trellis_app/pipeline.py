@@ -132,7 +132,6 @@ class ImageTo3D:
             encoder=load_image_encoder(bundle, device, original=original),
             matte=load_matte(bundle, device, original=original),
             memory_budget_gb=settings.memory_budget_gb,
-            precision=settings.precision,
         )
 
     def resolved(self, request: GenerationRequest) -> GenerationRequest:

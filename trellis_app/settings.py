@@ -13,7 +13,6 @@ from trellis_app.errors import SettingsError
 ALPHA_MODES = ("auto", "opaque", "mask", "blend")
 SURFACE_MODES = ("single", "watertight", "decoded")
 TEXTURE_FORMATS = ("png", "jpeg", "webp")
-PRECISIONS = ("bf16", "fp8")
 MAX_SEED = 2**31 - 1
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -150,13 +149,10 @@ class AppSettings:
     memory_budget_gb: float | None = None
     output_folder: Path = PROJECT_ROOT / "outputs"
     on_space: bool = False
-    precision: str = "bf16"  # of the flows on a GPU; fp8 halves their weights and is a little less exact
     original_encoders: bool = False  # the gated DINOv3 and RMBG-2.0 that the 4B bundle names, not their open twins
 
     def __post_init__(self) -> None:
         _check("The port", self.port, 0, 65_535)
-        if self.precision not in PRECISIONS:
-            raise SettingsError(f"The precision is {self.precision!r}.", f"Choose one of {', '.join(PRECISIONS)}.")
         if self.memory_budget_gb is not None:
             _check("The memory budget in GB", self.memory_budget_gb, 1.0, 1024.0)
 
@@ -180,6 +176,5 @@ def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
         memory_budget_gb=budget,
         output_folder=Path(env.get("TRELLIS_OUTPUT", str(PROJECT_ROOT / "outputs"))),
         on_space=on_space,
-        precision=env.get("TRELLIS_PRECISION", "bf16"),
         original_encoders=env.get("TRELLIS_ORIGINAL_ENCODERS", "0") not in ("", "0"),
     )
