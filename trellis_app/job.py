@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,19 +43,27 @@ def run_job(
     request = pipeline.resolved(request)
     prepared = pipeline.prepare(picture, options.cutout)
     log = RunLog()
-    voxels: OVoxel | None = None
-    asset: FinishedAsset | None = None
-    for event in pipeline.generate(prepared, request):
-        log.note(event)
-        notify(event)
-        if isinstance(event.result, OVoxel):
-            voxels = event.result
-        if isinstance(event.result, FinishedAsset):
-            asset = event.result
-    if asset is None or voxels is None:
-        raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
+    asset, voxels = finished(pipeline.generate(prepared, request), log, notify)
     record = settings_record(request, pipeline.samplers(request), bundle=pipeline.bundle.name)
     source = ExportSource(asset, voxels, request.finish, options.files, record)
     sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded()}
     written = write_all(source, options.folder, options.picture.stem, options.formats, sidecar=sidecar)
     return [path for paths in written.values() for path in paths]
+
+
+def finished(
+    events: Iterable[StageEvent], log: RunLog, notify: Callable[[StageEvent], None]
+) -> tuple[FinishedAsset, OVoxel]:
+    """Run to the end, noting every event; returns what the last stages made. Raises EmptyAssetError without it."""
+    voxels: OVoxel | None = None
+    asset: FinishedAsset | None = None
+    for event in events:
+        log.note(event)
+        notify(event)
+        if isinstance(event.result, OVoxel):
+            voxels = event.result
+        elif isinstance(event.result, FinishedAsset):
+            asset = event.result
+    if asset is None or voxels is None:
+        raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
+    return asset, voxels

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trellis_app.errors import EmptyAssetError
 from trellis_app.export.files import check_folder
 from trellis_app.export.formats import check_formats, write_all
 from trellis_app.export.sidecar import RunLog, settings_record
 from trellis_app.export.source import ExportSource
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
+from trellis_app.job import finished
 from trellis_app.mesh.user_mesh import read_mesh
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import AppSettings, FileOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, texture
-from trellis_app.types import FinishedAsset, OVoxel, Stage, StageEvent
+from trellis_app.types import Stage, StageEvent
 
 LOG = logging.getLogger(__name__)
 
@@ -57,29 +57,13 @@ def run_texture_job(
     request = pipeline.resolved(request)
     prepared = pipeline.prepare(picture, job.cutout)
     log = RunLog()
-    voxels: OVoxel | None = None
-    asset: FinishedAsset | None = None
-    for event in texture(pipeline, mesh, prepared, request, job.texture):
-        log.note(event)
-        notify(event)
-        if isinstance(event.result, OVoxel):
-            voxels = event.result
-        elif isinstance(event.result, FinishedAsset):
-            asset = event.result
-    if asset is None or voxels is None:
-        raise EmptyAssetError("The run ended without an asset.", "Try another seed.")
+    asset, voxels = finished(texture(pipeline, mesh, prepared, request, job.texture), log, notify)
     for note in asset.notes:
         LOG.info(note)
     samplers = {Stage.MATERIAL: pipeline.samplers(request)[Stage.MATERIAL]}
     record = settings_record(request, samplers, bundle=pipeline.bundle.name)
     record |= {"mesh": job.mesh.name, "texture": asdict(job.texture)}
-    sidecar = {
-        **record,
-        "warnings": prepared.warnings,
-        "notes": asset.notes,
-        "seconds": log.rounded(),
-        "counts": asset.counts,
-    }
+    sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded()}
     source = ExportSource(asset, voxels, request.finish, job.files, record)
     written = write_all(source, job.folder, job.stem, job.formats, sidecar=sidecar)
     return [path for paths in written.values() for path in paths]

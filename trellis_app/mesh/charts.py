@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from trellis_app.mesh.surface import Surface
+from trellis_app.mesh.surface import Surface, area_vectors
 from trellis_app.progress import Check, go_on
 
 UNITS = 2.0**40  # integer units of the whole area, and of the length of all edges
@@ -32,19 +32,6 @@ class ChartLimits:
     crumb: float = 0.0  # share of the whole area below which a chart takes more bending to disappear
     crumb_flatness: float = 0.55
     crumb_bend: float = 0.95
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def area_vectors(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area times unit normal of each face, float64 [F, 3]."""
-    out = np.empty((len(faces), 3))
-    for f in prange(len(faces)):
-        p, q, r = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
-        ax, ay, az = np.float64(q[0]) - p[0], np.float64(q[1]) - p[1], np.float64(q[2]) - p[2]
-        bx, by, bz = np.float64(r[0]) - p[0], np.float64(r[1]) - p[1], np.float64(r[2]) - p[2]
-        out[f, 0], out[f, 1] = 0.5 * (ay * bz - az * by), 0.5 * (az * bx - ax * bz)
-        out[f, 2] = 0.5 * (ax * by - ay * bx)
-    return out
 
 
 @njit(cache=True, nogil=True)
@@ -165,7 +152,7 @@ def merge(
 
 def _face_graph(surface: Surface, partner: np.ndarray) -> Graph:
     """Every face a chart of its own."""
-    cross = area_vectors(surface.vertices, surface.faces)
+    cross = area_vectors(surface)
     area = np.linalg.norm(cross, axis=1)
     corners = surface.vertices.astype(np.float64)[surface.faces]
     sides = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)

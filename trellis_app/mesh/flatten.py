@@ -11,9 +11,8 @@ import numpy as np
 from numba import njit, prange
 
 from trellis_app.mesh.absorb import absorb
-from trellis_app.mesh.charts import area_vectors
 from trellis_app.mesh.patches import grow_patches, members, numbered
-from trellis_app.mesh.surface import Surface, find_root
+from trellis_app.mesh.surface import Surface, area_vectors, find_root, number_roots
 from trellis_app.progress import Check, go_on
 
 CRUMB = 400.0  # charts with less than this many texels fold out onto larger neighbours
@@ -222,7 +221,7 @@ def lay_flat(
     that fold over leave it and become charts of their own with the neighbours that leave beside them.
     """
     label, partner = chart.astype(np.int32), np.ascontiguousarray(partner, dtype=np.int64)
-    cross = area_vectors(surface.vertices, surface.faces)
+    cross = area_vectors(surface)
     area = np.sqrt((cross**2).sum(axis=1))
     corners, final = np.zeros((len(label), 3, 2)), np.full(len(label), -1, np.int32)
     count, todo = 0, np.arange(len(label))
@@ -262,15 +261,7 @@ def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
         if other > h and chart[h // 3] == chart[other // 3]:
             a, b = find_root(parent, h // 3), find_root(parent, other // 3)
             parent[max(a, b)] = min(a, b)
-    part, count = np.empty(len(chart), np.int32), 0
-    for f in range(len(chart)):
-        root = find_root(parent, f)
-        if root == f:
-            part[f] = count
-            count += 1
-        else:
-            part[f] = part[root]
-    return part
+    return number_roots(parent)
 
 
 @njit(cache=True, nogil=True)

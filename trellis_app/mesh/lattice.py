@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from trellis_kernels.leaf import leaf
 
-from trellis_app.mesh.surface import Surface, find_root
+from trellis_app.mesh.surface import Surface, find_root, number_roots
 from trellis_app.progress import Check, go_on
 
 UNIT = 65536  # integer units in a lattice step
@@ -239,20 +239,6 @@ def _join_slabs(
                 _join_lines(parent, keys[2], starts[2], keys[1], starts[1], line, line + 1, nz)
 
 
-@njit(cache=True, nogil=True)
-def _number(parent: np.ndarray) -> np.ndarray:
-    region = np.empty(len(parent), np.int32)
-    count = 0
-    for run in range(len(parent)):
-        root = find_root(parent, run)
-        if root == run:
-            region[run] = count
-            count += 1
-        else:
-            region[run] = region[root]
-    return region
-
-
 def _distinct(points: np.ndarray) -> np.ndarray:
     """The different values, rising; as np.unique, which takes twice as long."""
     ordered = np.sort(points)
@@ -270,4 +256,4 @@ def regions(blocked: tuple[np.ndarray, np.ndarray, np.ndarray], lattice: Lattice
     for x in range(0, nx, 64):
         check()
         _join_slabs(parent, tuple(keys), tuple(starts), (x, min(x + 64, nx)), (nx, ny, nz))
-    return Regions(keys[2], _number(parent), nz)
+    return Regions(keys[2], number_roots(parent), nz)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from trellis_app.mesh.surface import Surface, edge_table, partners_across
+from trellis_app.mesh.surface import Surface, edge_table, face_cross, partners_across
 
 CREASE_DEGREES = 42.0
 
@@ -22,19 +22,12 @@ class SplitSurface:
     uvs: np.ndarray  # float32 [V, 2]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _unit_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def _unit_normals(surface: Surface) -> np.ndarray:
     """Unit normal of each face, float64 [F, 3]; 0 where it has no area."""
-    out = np.zeros((len(faces), 3))
-    for f in prange(len(faces)):
-        p, q, r = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
-        ax, ay, az = np.float64(q[0]) - p[0], np.float64(q[1]) - p[1], np.float64(q[2]) - p[2]
-        bx, by, bz = np.float64(r[0]) - p[0], np.float64(r[1]) - p[1], np.float64(r[2]) - p[2]
-        x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-        length = np.sqrt(x * x + y * y + z * z)
-        if length > 0.0:
-            out[f, 0], out[f, 1], out[f, 2] = x / length, y / length, z / length
-    return out
+    cross = face_cross(surface)
+    x, y, z = cross.T
+    length = np.sqrt(x * x + y * y + z * z)
+    return np.asarray(cross / np.where(length > 0.0, length, 1.0)[:, None])
 
 
 @njit(cache=True, nogil=True)
@@ -140,7 +133,7 @@ def crease_normals(
     if partner is None:
         partner = partners_across(surface, edge_table(surface))
     partner = np.ascontiguousarray(partner, dtype=np.int32)
-    unit = _unit_normals(surface.vertices, surface.faces)
+    unit = _unit_normals(surface)
     smooth = _smooth_edges(unit, partner, float(np.cos(np.radians(crease_degrees))))
     group, standing = _numbered(_last_around(partner, smooth))
     normals = _group_normals(surface.vertices, surface.faces, unit, partner, smooth, standing)

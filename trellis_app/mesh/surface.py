@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 from trellis_kernels.leaf import leaf
 
 
@@ -99,10 +99,10 @@ def edge_table(surface: Surface) -> Edges:
     return Edges(*_group_half_edges(surface.faces, len(surface.vertices)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _face_cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     out = np.empty((len(faces), 3))
-    for f in range(len(faces)):
+    for f in prange(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         ax, ay, az = np.float64(vertices[a, 0]), np.float64(vertices[a, 1]), np.float64(vertices[a, 2])
         ux, uy, uz = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
@@ -114,6 +114,11 @@ def _face_cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def face_cross(surface: Surface) -> np.ndarray:
     """Cross products of the face sides, float64 [F, 3]: direction of the normal, length twice the area."""
     return _face_cross(surface.vertices, surface.faces)
+
+
+def area_vectors(surface: Surface) -> np.ndarray:
+    """Area times unit normal of each face, float64 [F, 3]."""
+    return 0.5 * face_cross(surface)
 
 
 def face_areas(surface: Surface) -> np.ndarray:
@@ -131,6 +136,20 @@ def find_root(parent: np.ndarray, node: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def number_roots(parent: np.ndarray) -> np.ndarray:
+    """The set of each node, int32, numbered by first member; a root is the first member of its set."""
+    number, count = np.empty(len(parent), np.int32), 0
+    for node in range(len(parent)):
+        root = find_root(parent, node)
+        if root == node:
+            number[node] = count
+            count += 1
+        else:
+            number[node] = number[root]
+    return number
+
+
+@njit(cache=True, nogil=True)
 def _link_faces(face_count: int, start: np.ndarray, halves: np.ndarray, any_count: bool) -> np.ndarray:
     parent = np.arange(face_count)
     for e in range(len(start) - 1):
@@ -141,16 +160,7 @@ def _link_faces(face_count: int, start: np.ndarray, halves: np.ndarray, any_coun
             b = find_root(parent, halves[i] // 3)
             parent[max(a, b)] = min(a, b)
             a = min(a, b)
-    label = np.empty(face_count, np.int32)
-    count = 0
-    for f in range(face_count):
-        root = find_root(parent, f)
-        if root == f:
-            label[f] = count
-            count += 1
-        else:
-            label[f] = label[root]
-    return label
+    return number_roots(parent)
 
 
 def components(surface: Surface, edges: Edges, *, across_non_manifold: bool = False) -> np.ndarray:

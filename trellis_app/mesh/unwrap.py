@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numba import njit
 
-from trellis_app.mesh.charts import ChartLimits, area_vectors, cut_charts
+from trellis_app.mesh.charts import ChartLimits, cut_charts
 from trellis_app.mesh.flatten import FlatCharts, chart_areas, divided, lay_flat
 from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.gpu.overlap import later_faces
 from trellis_app.mesh.packing import MANY, Packing, chart_extent, least_side, outline_masks, pack
-from trellis_app.mesh.surface import Surface, edge_table, partners_across
+from trellis_app.mesh.surface import Surface, edge_table, face_areas, partners_across
 from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
@@ -118,7 +118,7 @@ def unwrap(
         made = xatlas_uvs(surface, texture_size=texture_size, margin=margin, seconds=_XATLAS_SECONDS, check=check)
         if made is not None:
             return _without_overlap(Atlas(*made, margin), texture_size, device)
-    areas = np.sqrt((area_vectors(surface.vertices, surface.faces) ** 2).sum(axis=1))
+    areas = face_areas(surface)
     longest = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
     area = max(float(areas.sum()), _THIN * longest**2)
     texels = texture_size * np.sqrt(_USE / area)  # a world unit

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.mesh.texel_use import texel_use
 
 _BORDER = 1e-4  # how far UVs may reach over the texture's border
 _STRADDLING = 0.001  # largest share of the surface that may lie across a border
@@ -39,7 +39,8 @@ def judge_uvs(surface: Surface, uvs: np.ndarray | None) -> UvVerdict:
     whole = max(float(area.sum()), 1e-300)
     straddling = float(area[~_inside(moved)[:, 0, 0]].sum()) / whole
     placed = np.clip(moved, 0.0, 1.0)
-    covered, twice = _coverage(placed, _RASTER)
+    use = texel_use(placed.reshape(-1, 2), np.arange(3 * len(placed)).reshape(-1, 3), _RASTER)
+    covered, twice = use.covered, use.shared
     flat = np.abs(_doubled_area(placed))
     density = float(flat.sum()) / whole  # of the texture's area to the surface's
     squeezed = float(area[flat < _THIN * density * area].sum()) / whole
@@ -64,38 +65,3 @@ def _inside(corners: np.ndarray) -> np.ndarray:
 def _doubled_area(corners: np.ndarray) -> np.ndarray:
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     return np.asarray(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
-
-
-@njit(cache=True, nogil=True)
-def _coverage(corners: np.ndarray, size: int) -> tuple[int, int]:
-    """(texels whose centre lies in a face, texels whose centre lies in several).
-
-    corners: float64 [F, 3, 2] in [0, 1]; they snap to 1/256 texel, and a centre on a shared edge belongs to one face.
-    """
-    times = np.zeros((size, size), np.uint8)
-    x, y = np.empty(3, np.int64), np.empty(3, np.int64)
-    for f in range(len(corners)):
-        for i in range(3):
-            x[i], y[i] = round(corners[f, i, 0] * size * 256.0), round(corners[f, i, 1] * size * 256.0)
-        area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
-        if area == 0:
-            continue
-        if area < 0:
-            x[1], x[2], y[1], y[2] = x[2], x[1], y[2], y[1]
-        for row in range(max((min(y) + 127) >> 8, 0), min((max(y) - 128) >> 8, size - 1) + 1):
-            for column in range(max((min(x) + 127) >> 8, 0), min((max(x) - 128) >> 8, size - 1) + 1):
-                px, py, inside = column * 256 + 128, row * 256 + 128, True
-                for i in range(3):
-                    dx, dy = x[(i + 1) % 3] - x[i], y[(i + 1) % 3] - y[i]
-                    side = dx * (py - y[i]) - dy * (px - x[i])
-                    if side < 0 or (side == 0 and not (dy < 0 or (dy == 0 and dx > 0))):
-                        inside = False
-                        break
-                if inside and times[row, column] < 2:
-                    times[row, column] += 1
-    covered, twice = 0, 0
-    for row in range(size):
-        for column in range(size):
-            covered += times[row, column] > 0
-            twice += times[row, column] > 1
-    return covered, twice
