@@ -83,6 +83,15 @@ def test_children(implementation: str, dtype: torch.dtype, count: int, inputs: i
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("part", [slice(0, 100), slice(100, 101), slice(50, 50)])
+def test_some_rows(implementation: str, part: slice) -> None:
+    neighbours, feats, weight, bias, _ = case(300, 16, 24, torch.float32)
+    whole = submanifold_conv3d(feats, weight, bias, neighbours, implementation=implementation)
+    found = submanifold_conv3d(feats, weight, bias, neighbours[part], implementation=implementation)
+    close(found, whole[part], torch.float32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_is_conv3d_where_every_voxel_is_active(implementation: str) -> None:
     torch.manual_seed(0)
     coords = torch.nonzero(torch.ones(2, 5, 6, 7)).to(torch.int32)

@@ -83,11 +83,11 @@ def local_order(neighbours):
 
 @njit(cache=True, parallel=True)
 def convolve(feats, nothing, weights, bias, neighbours, order, out):
-    """feats [N, Ci], zeros [Ci], weights [V, Ci, Co padded to LANES], bias [Co], neighbours [N, V], order [N] -> out.
+    """feats [N, Ci], zeros [Ci], weights [V, Ci, Co padded to LANES], bias [Co], neighbours [M, V], order [M] -> out.
 
     What is addressed is an argument or used again after the call: numba frees an array at its last use by name.
     """
-    count, inputs = feats.shape
+    count, inputs = out.shape[0], feats.shape[1]
     outputs, padded, volume = out.shape[1], weights.shape[2], neighbours.shape[1]
     at_feats, at_weights, at_nothing = feats.ctypes.data, weights.ctypes.data, nothing.ctypes.data
     for block in prange((count + BLOCK - 1) // BLOCK):
@@ -121,11 +121,11 @@ def convolve(feats, nothing, weights, bias, neighbours, order, out):
 
 
 def forward(feats: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None, plan: ConvPlan) -> torch.Tensor:
-    """fp32 feats [N, Ci], weights [V, Ci, Co], bias [Co] -> [N, Co]; contiguous."""
+    """fp32 feats [N, Ci], weights [V, Ci, Co], bias [Co] -> [rows of the plan, Co]; contiguous."""
     outputs = weights.shape[2]
     padded = torch.nn.functional.pad(weights, (0, -outputs % LANES)).contiguous()
     added = feats.new_zeros(outputs) if bias is None else bias.contiguous()
-    out = feats.new_empty((feats.shape[0], outputs))
+    out = feats.new_empty((plan.neighbours.shape[0], outputs))
     nothing = feats.new_zeros(feats.shape[1])
     tensors = (feats, nothing, padded, added, plan.neighbours.contiguous(), plan.local_order, out)
     convolve(*(tensor.detach().numpy() for tensor in tensors))

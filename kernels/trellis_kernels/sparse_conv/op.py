@@ -25,7 +25,9 @@ def submanifold_conv3d(
 
     feats [N, Ci], weight [Co, K, K, K, Ci], bias [Co] or None, neighbours int32 [N, K^3] as `neighbour_map` makes it
     (unique voxels, odd K) or the plan of it, which saves regrouping the rows at each call. Returns [N, Co].
-    Differentiable in feats, weight and bias; fp32, fp16, bf16 with fp32 sums; under autocast the three are cast first.
+    Some rows of the map, int32 [M, K^3] still naming rows of feats, give the output of these rows alone.
+    Differentiable in feats, weight and bias for all rows; fp32, fp16, bf16 with fp32 sums; under autocast the three
+    are cast first.
     Raises ValueError on shapes, dtypes or devices that do not fit.
     """
     device = feats.device.type

@@ -143,8 +143,8 @@ def forward(
     *,
     stored: bool = False,
 ) -> torch.Tensor:
-    """feats [N, Ci], weights [V, Ci, Co] (stored: [Co, V, Ci]), bias [Co] -> [N, Co]."""
-    count, inputs = feats.shape
+    """feats [N, Ci], weights [V, Ci, Co] (stored: [Co, V, Ci]), bias [Co] -> [rows of the plan, Co]."""
+    count, inputs = plan.neighbours.shape[0], feats.shape[1]
     outputs = weights.shape[0 if stored else 2]
     out = feats.new_empty((count, outputs))
     if count == 0 or outputs == 0:
