@@ -201,6 +201,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     pipeline.add_argument("--device", default="auto")
     pipeline.add_argument("--runs", type=int, default=3)
     pipeline.set_defaults(run=_bench_pipeline)
+    loading = kinds.add_parser("loading", help="strict loading of a preset's checkpoints from cold disk and page cache")
+    loading.add_argument("--random-weights", action="store_true", required=True, help="in files of the published sizes")
+    loading.add_argument("--preset", default="1024_cascade", help="512, 1024, 1024_cascade or 1536_cascade")
+    loading.add_argument("--folder", type=Path, help="where about 11 GB are written for the time of the run")
+    loading.add_argument("--device", default="auto")
+    loading.set_defaults(run=_bench_loading)
 
 
 def _bench_generate(options: argparse.Namespace) -> int:
@@ -241,6 +247,16 @@ def _bench_pipeline(options: argparse.Namespace) -> int:
     finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
     chosen = PipelineOptions(options.runs, options.memory_budget, finish, options.precision)
     report = bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen)
+    print(table(report), file=sys.stderr)
+    print(json.dumps(report))
+    return 0
+
+
+def _bench_loading(options: argparse.Namespace) -> int:
+    from trellis_app.bench_loading import bench_loading, table
+    from trellis_app.devices import choose_device
+
+    report = bench_loading(options.preset, choose_device(options.device), options.folder)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
     return 0

@@ -1,0 +1,61 @@
+"""The benchmark of loading at a tiny size, and at full size the bytes of the smallest released file."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trellis_app import bench_loading, released
+from trellis_app.errors import MachineError
+
+CPU = torch.device("cpu")
+TINY = {"model_channels": 48, "cond_channels": 32, "num_blocks": 1, "num_heads": 3, "resolution": 8, "mlp_ratio": 2.0}
+TINY_DECODER = {"model_channels": [32, 32, 16, 16, 16], "num_blocks": [0, 0, 0, 0, 0]}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, released.Checkpoint]:
+    """The released bundle with narrow models of unpublished sizes."""
+
+    def shrunk(checkpoint: released.Checkpoint) -> released.Checkpoint:
+        if "Flow" in checkpoint.name:
+            narrow = TINY
+        elif checkpoint.name == "SparseStructureDecoder":
+            narrow = {"channels": [8, 4, 4]}
+        else:
+            narrow = TINY_DECODER
+        return replace(checkpoint, args={**checkpoint.args, **narrow}, file_bytes=None)
+
+    found = {key: shrunk(checkpoint) for key, checkpoint in released.CHECKPOINTS.items()}
+    for module in (released, bench_loading):
+        monkeypatch.setattr(module, "CHECKPOINTS", found)
+    return found
+
+
+def test_cold_and_warm_loading(tiny: dict[str, released.Checkpoint], tmp_path: Path) -> None:
+    report = bench_loading.bench_loading("512", CPU, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert "tex_slat_flow_model_512" in report["files"]
+    assert not any("1024" in key for key in report["files"])
+    assert set(report["seconds"]) == {"cold disk", "page cache"}
+    for run in report["runs"]:
+        assert set(run["seconds"]) == set(report["files"])
+        assert run["device_gb"] > report["files_gb"] * 1.5  # float32 on a CPU, stored in half precision
+    assert "512:" in bench_loading.table(json.loads(json.dumps(report)))
+
+
+def test_another_size_than_published_is_refused(tiny: dict[str, released.Checkpoint], tmp_path: Path) -> None:
+    tiny["shape_slat_decoder"] = replace(tiny["shape_slat_decoder"], file_bytes=7)
+    with pytest.raises(MachineError, match="published are 7"):
+        bench_loading.write_random_bundle(tmp_path, "512", CPU)
+
+
+def test_size_of_a_released_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure decoder's file of mixed precision, to the byte."""
+    released.write_descriptions(tmp_path)
+    target = tmp_path / "decoder.safetensors"
+    state = bench_loading.random_state(tmp_path / "ckpts" / "ss_dec_conv3d_16l8_fp16.json", CPU)
+    bench_loading.save_file(state, target)
+    assert target.stat().st_size == 147_591_972
