@@ -191,6 +191,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     surfaces.add_argument("--random", type=int, default=200, help="random voxel sets")
     surfaces.add_argument("--resolution", type=int, default=256, help="of the objects' O-Voxels")
     surfaces.add_argument("--limit", type=int, help="so many objects of the library only")
+    surfaces.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     surfaces.set_defaults(run=_bench_surfaces)
     pipeline = kinds.add_parser("pipeline", help="every stage at the size of the released models, on a GPU")
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
@@ -235,7 +236,7 @@ def _bench_surfaces(options: argparse.Namespace) -> int:
     def note(line: str) -> None:
         print(line, file=sys.stderr)
 
-    sizes = {"sets": options.random, "resolution": options.resolution, "limit": options.limit}
+    sizes = {"sets": options.random, "resolution": options.resolution, "limit": options.limit, "jobs": options.jobs}
     print(json.dumps(bench_surfaces(options.library, options.golden, note=note, **sizes)))
     return 0
 

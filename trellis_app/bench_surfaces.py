@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from safetensors.numpy import load_file
 from trellis_app.bench import commit, machine
 from trellis_app.errors import MeshError
 from trellis_app.mesh.surface import Surface
-from trellis_app.mesh.survey import Case, object_case, random_cases, survey
+from trellis_app.mesh.survey import Case, Finding, Recipe, examined, object_case, random_cases, summary
+from trellis_app.parallel import in_processes
 
 _GOLDEN_RESOLUTIONS = (16, 32, 64)
 _ARRAYS = ("names", "vertex_offsets", "face_offsets", "vertices", "faces")
 
 
-def library_cases(path: Path, resolution: int, limit: int | None) -> Iterator[Case]:
+def library_cases(path: Path, resolution: int, limit: int | None) -> Iterator[Recipe]:
     """The objects of an npz collection (../shared/data/README.md), decoded at a resolution; evenly many if limited.
 
     Raises MeshError where the file is no such collection.
@@ -33,19 +35,19 @@ def library_cases(path: Path, resolution: int, limit: int | None) -> Iterator[Ca
     for i in range(0, len(names), step):
         vertices = points[starts[i] : starts[i + 1]] / 65535 - 0.5
         longest = max(1.0, 2.0001 * np.abs(vertices).max())
-        yield object_case(str(names[i]), vertices / longest, faces[ends[i] : ends[i + 1]], resolution)
+        yield partial(object_case, str(names[i]), vertices / longest, faces[ends[i] : ends[i + 1]], resolution)
 
 
-def golden_cases(path: Path) -> Iterator[Case]:
+def golden_cases(path: Path) -> Iterator[Recipe]:
     """The golden meshes, as they are and decoded at 16, 32 and 64."""
     golden = load_file(path)
     for name in sorted({key.split(".")[0] for key in golden if key.endswith(".vertices")}):
         if name.startswith("aniso"):
             continue
         vertices, faces = golden[f"{name}.vertices"].astype(np.float32), golden[f"{name}.faces"].astype(np.int32)
-        yield Case(f"{name} as it is", Surface(vertices, faces), 1 / 64)
+        yield partial(Case, f"{name} as it is", Surface(vertices, faces), 1 / 64)
         for resolution in _GOLDEN_RESOLUTIONS:
-            yield object_case(f"{name} {resolution}", vertices, faces, resolution)
+            yield partial(object_case, f"{name} {resolution}", vertices, faces, resolution)
 
 
 def bench_surfaces(
@@ -55,15 +57,25 @@ def bench_surfaces(
     sets: int,
     resolution: int,
     limit: int | None,
+    jobs: int,
     note: Callable[[str], None],
 ) -> dict[str, object]:
-    """Survey single and watertight mode over a library, the golden meshes and random voxel sets; counts by source."""
-    sources: dict[str, Iterator[Case]] = {}
+    """Survey single and watertight mode over a library, the golden meshes and random voxel sets; counts by source.
+
+    jobs: processes that share the work. note: called with one line for every surface.
+    """
+    recipes: list[tuple[str, Recipe]] = []
     if library is not None:
-        sources["library"] = library_cases(library, resolution, limit)
+        recipes += [("library", recipe) for recipe in library_cases(library, resolution, limit)]
     if golden is not None:
-        sources["golden"] = golden_cases(golden)
-    sources["random"] = random_cases(sets)
+        recipes += [("golden", recipe) for recipe in golden_cases(golden)]
+    recipes += [("random", partial(Case, case.name, case.surface, case.voxel)) for case in random_cases(sets)]
     start = time.perf_counter()
-    report: dict[str, object] = {name: survey(cases, ("single", "watertight"), note) for name, cases in sources.items()}
-    return {**report, "seconds": round(time.perf_counter() - start, 1), "machine": machine("cpu"), "commit": commit()}
+    findings: dict[str, list[Finding]] = {}
+    found = in_processes(examined, [recipe for _, recipe in recipes], jobs)
+    for (source, _), finding in zip(recipes, found, strict=True):
+        note(finding.line())
+        findings.setdefault(source, []).append(finding)
+    seconds = round(time.perf_counter() - start, 1)
+    report: dict[str, object] = {source: summary(rows) for source, rows in findings.items()}
+    return {**report, "seconds": seconds, "jobs": jobs, "machine": machine("cpu"), "commit": commit()}

@@ -1,11 +1,15 @@
-"""Independent pieces of work on all cores, in threads: for functions that release Python's lock."""
+"""Independent pieces of work on all cores: in threads, for functions that release Python's lock, or in processes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
+
+import numba
+import torch
 
 from trellis_app.progress import Check, go_on
 
@@ -25,6 +29,27 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ch
         finally:
             for task in running:
                 task.cancel()
+
+
+def in_processes(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:
+    """The function of every item, in order, as it comes in; `jobs` fresh processes of one thread each do the work.
+
+    One job works in this process. Function, items and results have to survive pickling.
+    """
+    if jobs < 2:
+        yield from map(function, items)
+        return
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=fresh, initializer=_use_one_thread) as pool:
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
 
 
 def _cores() -> int:

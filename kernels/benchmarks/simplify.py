@@ -1,10 +1,11 @@
 """Simplifying decoded surfaces, compared with pyfqmr at the same number of faces: seconds, distance, predicates.
 
-PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--json FILE]
+PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--jobs N] [--json FILE]
 
-Surfaces: golden meshes and objects of the library at --side^3, simplified to --faces, and a synthetic one of 1.3 M
-faces to 500,000; surfaces with no more faces than that are left out. Distances are in voxels, both ways. Where pyfqmr
-is not installed its figures are read from the JSON of a run where it was.
+Surfaces: golden meshes and objects of the library, voxelised at --side^3 and simplified to --faces, and a synthetic
+one of 1.3 M faces to 500,000; surfaces with no more faces than that are left out. Distances are in voxels, both ways.
+Where pyfqmr is not installed its figures are read from the JSON of a run where it was. With several jobs the surfaces
+are shared among processes, and seconds are those of busy cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ from trellis_app.mesh.simplify import simplify
 from trellis_app.mesh.surface import Surface, edge_table, face_cross
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
+from trellis_app.parallel import in_processes
 from trellis_app.training.library import read_library
 from trellis_app.types import DualGrid, Mesh
 
@@ -40,22 +44,39 @@ LARGE_SIDE, LARGE_FACES = 512, 500_000
 TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
 
 
-def surfaces(options: argparse.Namespace) -> Iterator[tuple[str, Surface, int, float]]:
-    """(name, repaired surface, target, side of a voxel); golden meshes and objects only where they are at hand."""
+@dataclass(frozen=True)
+class Subject:
+    """A surface to simplify, not made yet."""
+
+    name: str
+    make: Callable[[], Surface]  # the repaired surface
+    side: int  # voxels
+    target: int  # faces
+
+
+def subjects(options: argparse.Namespace) -> Iterator[Subject]:
+    """Golden meshes and objects only where they are at hand."""
     side, target = options.side, options.faces
     golden = SHARED / "golden/geometry/mesh_to_dual_grid.safetensors"
-    if golden.is_file():
+    if golden.is_file() and options.synthetic:
         values = load_file(golden)
         for name in GOLDEN:
-            yield name, voxelised(values[f"{name}.vertices"], values[f"{name}.faces"], side), target, 1 / side
+            make = partial(voxelised, values[f"{name}.vertices"], values[f"{name}.faces"], side)
+            yield Subject(name, make, side, target)
     if options.library.is_file():
         library = read_library(options.library)
-        for index in np.linspace(0, len(library) - 1, options.objects).astype(int):
+        for index in np.linspace(0, len(library) - 1, min(options.objects, len(library))).astype(int):
             thing = library[int(index)]
             points = thing.vertices - (thing.vertices.min(0) + thing.vertices.max(0)) / 2
             points = points[:, [0, 2, 1]] * np.float32([1, -1, 1]) * (0.999 / np.ptp(points, axis=0).max())
-            yield thing.name, voxelised(points, thing.faces, side), target, 1 / side
-    yield "synthetic", repaired(synthetic_asset(LARGE_SIDE).grid), LARGE_FACES, 1 / LARGE_SIDE
+            yield Subject(thing.name, partial(voxelised, points, thing.faces, side), side, target)
+    if options.synthetic:
+        yield Subject("synthetic", synthetic, LARGE_SIDE, LARGE_FACES)
+
+
+def synthetic() -> Surface:
+    """A closed bumpy ball of one wall."""
+    return repaired(synthetic_asset(LARGE_SIDE).grid)
 
 
 def voxelised(vertices: np.ndarray, faces: np.ndarray, side: int) -> Surface:
@@ -145,26 +166,54 @@ def on_device(surface: Surface, target: int, device: torch.device) -> Callable[[
     return run
 
 
+def compared(subject: Subject, options: argparse.Namespace) -> list[dict[str, object]]:
+    """A row for each tool; none where the surface has no more faces than wanted."""
+    device, target, voxel = torch.device(options.device), subject.target, 1 / subject.side
+    full = subject.make()
+    if len(full.faces) <= target:
+        return []
+    tools: dict[str, Callable[[], Surface]] = {"cpu": partial(simplify, full, target)}
+    if device.type == "cuda":
+        tools["gpu"] = on_device(full, target, device)
+    if importlib.util.find_spec("pyfqmr"):
+        tools["pyfqmr"] = partial(by_pyfqmr, full, target)
+    tree = build_tree(full)
+    about = {"name": subject.name, "from": len(full.faces), "target": target}
+    return [{**about, "tool": tool, **measured(run, full, tree, voxel, options)} for tool, run in tools.items()]
+
+
 def compare(options: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """One row for each surface and tool."""
-    device, known = torch.device(options.device), {}
-    if options.json and options.json.is_file():
+    """The rows of every subject; pyfqmr's of an earlier run where it is not installed."""
+    known: dict[str, dict[str, object]] = {}
+    if options.json and options.json.is_file() and not importlib.util.find_spec("pyfqmr"):
         known = {row["name"]: row for row in json.loads(options.json.read_text())["rows"] if row["tool"] == "pyfqmr"}
     simplify(repaired(synthetic_asset(64).grid), 1000)
-    for name, full, target, voxel in surfaces(options):
-        if len(full.faces) <= target:
-            continue
-        tools: dict[str, Callable[[], Surface]] = {"cpu": lambda f=full, t=target: simplify(f, t)}
-        if device.type == "cuda":
-            tools["gpu"] = on_device(full, target, device)
-        if importlib.util.find_spec("pyfqmr"):
-            tools["pyfqmr"] = lambda f=full, t=target: by_pyfqmr(f, t)
-        elif name in known:
-            yield known[name]
-        tree = build_tree(full)
-        for tool, run in tools.items():
-            figures = measured(run, full, tree, voxel, options)
-            yield {"name": name, "tool": tool, "from": len(full.faces), **figures}
+    for rows in in_processes(partial(compared, options=options), subjects(options), options.jobs):
+        yield from rows
+        if rows and rows[0]["name"] in known:
+            yield known[str(rows[0]["name"])]
+
+
+def totals(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Means and sums by tool, and the surfaces on which ours breaks a promise or is worse than pyfqmr."""
+    by_tool: dict[str, dict[str, dict]] = {}
+    for row in rows:
+        by_tool.setdefault(str(row["tool"]), {})[str(row["name"])] = row
+    table: dict[str, object] = {}
+    for tool, found in by_tool.items():
+        table[tool] = {
+            "surfaces": len(found),
+            **{key: round(float(np.mean([row[key] for row in found.values()])), 5) for key in ("mean", "p95")},
+            **{key: sum(row[key] for row in found.values()) for key in ("flipped", "non_manifold")},
+        }
+        theirs = by_tool.get("pyfqmr", {})
+        table[f"{tool} fails"] = [
+            name for name, row in found.items()
+            if row["flipped"] or row["non_manifold"] or row["faces"] > row["target"]
+            or any(row[key] > theirs[name][key] for key in ("mean", "p95") if name in theirs)
+        ]  # fmt: skip
+    table.pop("pyfqmr fails", None)
+    return table
 
 
 def main() -> int:
@@ -176,6 +225,8 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=200_000, help="points on each surface")
     parser.add_argument("--library", type=Path, default=SHARED / "data/dev.npz", help="mesh collection")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the surfaces")
+    parser.add_argument("--library-only", dest="synthetic", action="store_false", help="objects of the library only")
     parser.add_argument("--json", type=Path, help="JSON of a run with pyfqmr, for its figures")
     parser.add_argument("--untested", action="store_true", help="do not run the tests first")
     options = parser.parse_args()
@@ -186,7 +237,10 @@ def main() -> int:
     for row in compare(options):
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    print(json.dumps({"machine": machine(torch.device(options.device)), "samples": options.samples, "rows": rows}))
+    for name, value in totals(rows).items():
+        print(f"{name}: {value}")
+    about = {"machine": machine(torch.device(options.device)), "samples": options.samples, "jobs": options.jobs}
+    print(json.dumps({**about, "totals": totals(rows), "rows": rows}))
     return 0
 
 

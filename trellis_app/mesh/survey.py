@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -30,6 +31,9 @@ class Case:
     name: str
     surface: Surface
     voxel: float  # world units
+
+
+Recipe = Callable[[], Case]  # makes a case where it is examined: a mesh travels to another process, its voxels do not
 
 
 def decoded_case(name: str, grid: DualGrid) -> Case:
@@ -172,28 +176,47 @@ def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
     }
 
 
-def survey(cases: Iterator[Case], modes: tuple[str, ...], note: Callable[[str], None]) -> dict[str, object]:
-    """Prepare every case in every mode; counts of cases, seconds and violations by mode, and the cases that fail."""
+@dataclass(frozen=True)
+class Finding:
+    """What became of one case."""
+
+    name: str
+    faces: int  # of the decoded surface; 0: nothing was decoded, nothing was prepared
+    seconds: dict[str, float]  # by mode
+    violations: dict[str, dict[str, int]]  # by mode: broken promises, counted
+
+    def line(self) -> str:
+        """One line for people."""
+        modes = (f"{mode} {took:.1f} s {self.violations[mode] or ''}".rstrip() for mode, took in self.seconds.items())
+        return f"{self.name}: {self.faces:,} faces; {'; '.join(modes)}"
+
+
+def examined(recipe: Recipe, modes: tuple[str, ...] = ("single", "watertight")) -> Finding:
+    """Make a case, prepare it in every mode and look for broken promises."""
+    case = recipe()
+    seconds: dict[str, float] = {}
+    broken: dict[str, dict[str, int]] = {}
+    for mode in modes if len(case.surface.faces) else ():
+        start = time.perf_counter()
+        surface = prepare_surface(case.surface, mode, voxel=case.voxel)
+        seconds[mode] = time.perf_counter() - start
+        broken[mode] = violations(surface, mode, case.voxel)
+    return Finding(case.name, len(case.surface.faces), seconds, broken)
+
+
+def summary(findings: list[Finding]) -> dict[str, object]:
+    """Cases, seconds and violations by mode, and the cases that fail."""
     result: dict[str, object] = {}
-    rows: dict[str, dict[str, float]] = {mode: {"cases": 0, "failing": 0, "seconds": 0.0} for mode in modes}
-    broken: dict[str, dict[str, int]] = {mode: {} for mode in modes}
-    failing: list[str] = []
-    for case in cases:
-        if not len(case.surface.faces):
-            continue  # nothing was decoded
-        for mode in modes:
-            start = time.perf_counter()
-            surface = prepare_surface(case.surface, mode, voxel=case.voxel)
-            rows[mode]["seconds"] += time.perf_counter() - start
-            rows[mode]["cases"] += 1
-            found = violations(surface, mode, case.voxel)
-            if found:
-                rows[mode]["failing"] += 1
-                failing.append(f"{case.name} {mode}: {found}")
-                note(failing[-1])
-            for name, count in found.items():
-                broken[mode][name] = broken[mode].get(name, 0) + count
-    for mode in modes:
-        result[mode] = {**rows[mode], "seconds": round(rows[mode]["seconds"], 1), "violations": broken[mode]}
-    result["failing"] = failing
+    for mode in dict.fromkeys(mode for finding in findings for mode in finding.seconds):
+        rows = [finding for finding in findings if mode in finding.seconds]
+        broken: Counter[str] = Counter()
+        for row in rows:
+            broken.update(row.violations[mode])
+        result[mode] = {
+            "cases": len(rows),
+            "failing": sum(bool(row.violations[mode]) for row in rows),
+            "seconds": round(sum(row.seconds[mode] for row in rows), 1),
+            "violations": dict(broken),
+        }
+    result["failing"] = [finding.line() for finding in findings if any(finding.violations.values())]
     return result
