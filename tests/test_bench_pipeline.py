@@ -52,6 +52,7 @@ def test_errors_of_the_fast_path(tiny: None, tmp_path: Path) -> None:
     errors = bench.errors("512", (Target.of(64, CPU, radius=0.34), None), "fp8")
     assert errors["shape, fast against plain"] == errors["material, fast against plain"] == 0  # on a CPU they are one
     assert 0 < errors["shape, fp8 against bf16"] < 0.1
+    assert bench.errors("512", (Target.of(64, CPU, radius=0.34), None), "fp8") == errors  # bf16 came back between
 
 
 @torch.inference_mode()

@@ -42,6 +42,10 @@ class RandomBundle(Bundle):
                 self._loaded[stem] = randomised(module).requires_grad_(False).eval().to(home)
         return self._loaded[stem]
 
+    def drop(self, key: str) -> None:
+        """Let go of a model; it comes with the same weights when it is asked for again."""
+        self._loaded.pop(self.stem(key), None)
+
 
 @torch.no_grad()
 def randomised(module: nn.Module) -> nn.Module:

@@ -186,6 +186,7 @@ class PipelineBench:
     def errors(self, preset: str, targets: tuple[Target, Target | None], precision: str) -> dict[str, float]:
         """Relative error of the latents after all steps: fast against plain path, and fp8 against bf16 where asked."""
         self.steering.target, self.steering.coarse = targets
+        self.anew("bf16")
         side = self.pipeline.bundle.presets[preset].material
         flows = [self.pipeline.bundle.model(f"{part}_slat_flow_model_{side}", self.device) for part in ("shape", "tex")]
         fast = self._latents(preset, targets[0])
@@ -196,10 +197,19 @@ class PipelineBench:
             plain = self._latents(preset, targets[0])
         found = {f"{name}, fast against plain": error(fast[name], plain[name]) for name in fast}
         if precision == "fp8":
-            self.pipeline.precision = precision
+            self.anew(precision)
             rounded = self._latents(preset, targets[0])
             found |= {f"{name}, fp8 against bf16": error(rounded[name], fast[name]) for name in fast}
         return found
+
+    def anew(self, precision: str) -> None:
+        """All flows with the same weights again, in a precision: rounded ones cannot be brought back."""
+        bundle, self.pipeline.precision = self.pipeline.bundle, precision
+        assert isinstance(bundle, RandomBundle)
+        for key in bundle.config.models:
+            if "flow" in key:
+                bundle.drop(key)
+                self.pipeline._residency.forget(key)
 
     def _latents(self, preset: str, target: Target) -> dict[str, torch.Tensor]:
         pipeline = self.pipeline
@@ -268,6 +278,8 @@ def bench_pipeline(resolutions: list[str], device: torch.device, options: Pipeli
             errors = {}
             if options.precision == "fp8" or len(targets[0].coords) < ERROR_TOKENS:
                 errors = bench.errors(preset, targets, options.precision)
+            if bench.pipeline.precision != options.precision:
+                bench.anew(options.precision)
             first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
             targets = bench.targets(preset, OTHER * radius, 1)
             report[preset] = summary(first, warm, bench.run(preset, targets, None))

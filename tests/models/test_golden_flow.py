@@ -137,6 +137,30 @@ def test_recorded_passes_equal_plain_ones() -> None:
     flow.recordings.clear()
 
 
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_fp8_lets_go_of_recordings() -> None:
+    """A pass recorded before the layers were replaced would read weights that are no longer there."""
+    device, count = torch.device("cuda"), 90
+    torch.manual_seed(0)
+    sizes = dict(model_channels=128, cond_channels=16, num_blocks=2, num_heads=2, resolution=8, in_channels=4)
+    with torch.inference_mode(False):
+        flow = build_model("SLatFlowModel", {**sizes, "out_channels": 4, "dtype": "bfloat16"}).to(device).eval()
+        for parameter in flow.parameters():
+            parameter.data.normal_(std=0.1)
+        flow.set_precision(torch.bfloat16)
+    coords = torch.nn.functional.pad(torch.randint(0, 64, (count, 3), device=device), (1, 0)).int()
+    x = SparseTensor.packed(torch.randn(count, 4, device=device), coords, (count,))
+    time, memory = torch.tensor([500.0], device=device), flow.remember(torch.randn(1, 7, 16, device=device))
+    expected = [flow(x, time, memory).feats for _ in range(2)][-1]
+    assert use_fp8(flow, device)
+    assert flow.recordings._known == {}
+    for _ in range(3):
+        velocity = flow(x, time, memory).feats
+        assert 0 < (velocity - expected).norm() / expected.norm() < 0.08
+    flow.recordings.clear()
+
+
 @pytest.mark.parametrize("case", ["ss_flow", "slat_flow_tex"])
 def test_compiled_row_ops(shared: Path, case: str) -> None:
     golden = read_golden(shared, case)

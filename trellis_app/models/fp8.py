@@ -50,16 +50,18 @@ def check_fp8(device: torch.device) -> None:
         )
 
 
-@torch.no_grad()
 def use_fp8(flow: FlowTransformer, device: torch.device) -> bool:
     """Replace the large linear layers of every block; False where that was done before."""
     changed = False
-    for block in flow.blocks:
-        for path in LAYERS:
-            parent, name = path.rsplit(".", 1)
-            holder = block.get_submodule(parent)
-            layer = getattr(holder, name)
-            if isinstance(layer, nn.Linear):
-                setattr(holder, name, Fp8Linear(layer, device))
-                changed = True
+    with torch.inference_mode(False), torch.no_grad():  # as weights are made: they are moved outside of inference too
+        for block in flow.blocks:
+            for path in LAYERS:
+                parent, name = path.rsplit(".", 1)
+                holder = block.get_submodule(parent)
+                layer = getattr(holder, name)
+                if isinstance(layer, nn.Linear):
+                    setattr(holder, name, Fp8Linear(layer, device))
+                    changed = True
+    if changed:
+        flow.recordings.clear()  # they read the weights that were just freed
     return changed
