@@ -11,7 +11,7 @@ from tests.models.golden import Golden, read_golden
 from trellis_app.models.fp8 import Fp8Linear, use_fp8
 from trellis_app.models.recording import FlowInputs
 from trellis_app.models.registry import build_model
-from trellis_app.sparse.attention import rotary_phases
+from trellis_app.sparse.rotary import rotary_phases
 from trellis_app.sparse.rowwise import AUTOMATIC, REFERENCE, compiled_row_ops, norm_rotate_real, use_row_ops
 from trellis_app.sparse.tensor import SparseTensor
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trellis_kernels.attention.op import attend
+from trellis_kernels.choice import TORCH
 
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
 from trellis_app.models.recording import FlowInputs, Recordings, worth_recording
-from trellis_app.sparse.attention import attend, fastest_attention
 from trellis_app.sparse.layers import LayerNorm32
 from trellis_app.sparse.packing import Packing
 from trellis_app.sparse.rowwise import AUTOMATIC, REFERENCE, RowOps, use_row_ops
@@ -84,6 +85,7 @@ class HeadGain(nn.Module):
 
 class SelfAttention(nn.Module):
     row_ops: RowOps = AUTOMATIC
+    attention = "auto"  # implementation of trellis_kernels/attention
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
@@ -98,11 +100,13 @@ class SelfAttention(nn.Module):
         qkv = self.to_qkv(x).unflatten(1, (3, self.heads, -1))
         gamma = torch.stack([self.q_rms_norm.gamma, self.k_rms_norm.gamma])
         q, k = self.row_ops.norm_rotate(qkv[:, :2], gamma, phases).unbind(1)
-        return self.to_out(attend(q, k, qkv[:, 2], packing, packing).flatten(1))
+        attended = attend(q, k, qkv[:, 2], packing, packing, implementation=self.attention)
+        return self.to_out(attended.flatten(1))
 
 
 class CrossAttention(nn.Module):
     row_ops: RowOps = AUTOMATIC
+    attention = "auto"
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
@@ -123,7 +127,8 @@ class CrossAttention(nn.Module):
         self, x: torch.Tensor, packing: Packing, keys: torch.Tensor, values: torch.Tensor, key_packing: Packing
     ) -> torch.Tensor:
         q = self.row_ops.norm_heads(self.to_q(x).unflatten(1, (self.heads, -1)), self.q_rms_norm.gamma)
-        return self.to_out(attend(q, keys, values, packing, key_packing).flatten(1))
+        attended = attend(q, keys, values, packing, key_packing, implementation=self.attention)
+        return self.to_out(attended.flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -280,10 +285,9 @@ class FlowTransformer(nn.Module):
         constants = memory.constants or (None,) * len(self.blocks)
         table = self.modulations(shared, memory.values[0].dtype)
         parts = zip(self.blocks, table, memory.keys, memory.values, constants, strict=True)
-        with nullcontext() if self.plain else fastest_attention(h):
-            for block, modulation, keys, values, constant in parts:
-                rows = packing.share(modulation).unflatten(1, (6, -1))
-                h = block(h, rows, packing, phases, keys, values, memory.packing, constant)
+        for block, modulation, keys, values, constant in parts:
+            rows = packing.share(modulation).unflatten(1, (6, -1))
+            h = block(h, rows, packing, phases, keys, values, memory.packing, constant)
         with full_precision(rows):
             h = F.layer_norm(h.float(), h.shape[-1:], eps=1e-5)
             return self.out_layer(h)
@@ -294,8 +298,17 @@ def plain_path(flow: FlowTransformer) -> Iterator[None]:
     """For the length of the block the flow computes step by step in plain torch, as the fast path is tested against."""
     flow.plain = True
     use_row_ops(flow, REFERENCE)
+    use_attention(flow, TORCH)
     try:
         yield
     finally:
         flow.plain = False
         use_row_ops(flow, AUTOMATIC)
+        use_attention(flow, "auto")
+
+
+def use_attention(flow: FlowTransformer, implementation: str) -> None:
+    """Make every attention of the flow run this implementation of trellis_kernels/attention."""
+    for module in flow.modules():
+        if isinstance(module, (SelfAttention, CrossAttention)):
+            module.attention = implementation

@@ -6,8 +6,8 @@ import torch
 
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
-from trellis_app.sparse.attention import rotary_phases
 from trellis_app.sparse.packing import Packing
+from trellis_app.sparse.rotary import rotary_phases
 
 
 class StructureFlow(FlowTransformer):
