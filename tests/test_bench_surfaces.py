@@ -27,7 +27,8 @@ def test_the_summary_adds_up_by_mode() -> None:
 def test_a_library_and_random_sets_are_surveyed(tmp_path: Path) -> None:
     shapes = [surface_of(ball(radius)) for radius in (0.2, 0.4)]
     starts = [
-        np.cumsum([0, *(len(getattr(shape, name)) for shape in shapes)], dtype=np.int64) for name in ("vertices", "faces")
+        np.cumsum([0, *(len(getattr(shape, name)) for shape in shapes)], dtype=np.int64)
+        for name in ("vertices", "faces")
     ]
     np.savez(
         tmp_path / "library.npz",

@@ -181,6 +181,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--faces", type=int, default=500_000)
     export.add_argument("--texture-size", type=int, default=2048)
     export.add_argument("--surface", choices=SURFACE_MODES, default="single")
+    export.add_argument("--surface-kind", choices=("ball", "noisy", "parts"), default="ball", help="see bench_assets")
     export.add_argument("--walls", type=int, choices=(1, 2), default=1, help="2: a hollow shell")
     export.add_argument("--device", default="auto")
     export.add_argument("--runs", type=int, default=3)
@@ -193,6 +194,17 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     surfaces.add_argument("--limit", type=int, help="so many objects of the library only")
     surfaces.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     surfaces.set_defaults(run=_bench_surfaces)
+    quality = kinds.add_parser("quality", help="pictures and UVs of finished objects against their voxels")
+    quality.add_argument("--library", type=Path, required=True, help="npz collection, e.g. ../shared/data/dev.npz")
+    quality.add_argument("--resolution", type=int, default=256, help="voxels along a side")
+    quality.add_argument("--faces", type=int, default=50_000)
+    quality.add_argument("--texture-size", type=int, default=1024)
+    quality.add_argument("--limit", type=int, help="so many objects only, evenly spread")
+    quality.add_argument("--names", default="", help="only objects whose name holds one of these, comma-separated")
+    quality.add_argument("--jobs", type=int, default=1, help="processes")
+    quality.add_argument("--pictures", type=Path, metavar="DIR", help="sheets of the worst: voxels, then mip 0, 1, 2")
+    quality.add_argument("--worst", type=int, default=12, help="so many sheets are kept")
+    quality.set_defaults(run=_bench_quality)
     pipeline = kinds.add_parser("pipeline", help="every stage at the size of the released models, on a GPU")
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
     pipeline.add_argument("--resolution", default="512,1024,1536", help="comma-separated; 1024 and 1536 by cascade")
@@ -224,7 +236,8 @@ def _bench_export(options: argparse.Namespace) -> int:
     finish = FinishOptions(faces=options.faces, texture_size=options.texture_size, surface=options.surface)
     sizes = [int(size) for size in options.resolution.split(",")]
     device = str(choose_device(options.device))
-    report = bench_export(sizes, finish, runs=options.runs, device=device, walls=options.walls)
+    made = {"walls": options.walls, "kind": options.surface_kind}
+    report = bench_export(sizes, finish, runs=options.runs, device=device, **made)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
     return 0
@@ -238,6 +251,17 @@ def _bench_surfaces(options: argparse.Namespace) -> int:
 
     sizes = {"sets": options.random, "resolution": options.resolution, "limit": options.limit, "jobs": options.jobs}
     print(json.dumps(bench_surfaces(options.library, options.golden, note=note, **sizes)))
+    return 0
+
+
+def _bench_quality(options: argparse.Namespace) -> int:
+    from trellis_app.bench_quality import QualityOptions, bench_quality
+
+    chosen = QualityOptions(
+        options.library, options.resolution, FinishOptions(faces=options.faces, texture_size=options.texture_size),
+        options.limit, tuple(filter(None, options.names.split(","))), options.jobs, options.pictures, options.worst,
+    )  # fmt: skip
+    print(json.dumps(bench_quality(chosen, note=print)))
     return 0
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from trellis_app.types import DualGrid, OVoxel
 
+KINDS = ("ball", "noisy", "parts")
 _RADIUS = 0.352  # gives about 4.9 R^2 faces: 1.3 M at 512^3, 5.1 M at 1024^3, 11.4 M at 1536^3
 _WALL = 0.012  # half the thickness of a wall, object units
+_CELL = 0.22  # side of the cube around each part
+_WAVES = 12
 _SLAB_CORNERS = 24_000_000
 _EDGES = tuple(
     (tuple(corner), axis)
@@ -30,19 +33,58 @@ def field(p: torch.Tensor, walls: int, radius: float = _RADIUS) -> torch.Tensor:
     distance = (x * x + y * y + z * z).sqrt()
     bumps = 0.02 * torch.sin(14 * x) * torch.sin(14 * y) * torch.sin(14 * z)
     grooves = 0.0015 * torch.sin(90 * x + 30 * torch.sin(5 * y)) * torch.sin(80 * z)
-    value = distance - radius - bumps - grooves
+    return _walled(distance - radius - bumps - grooves, walls)
+
+
+def parts_field(p: torch.Tensor, walls: int) -> torch.Tensor:
+    """Signed value [...] of 64 separate balls, boxes, rings and rods of several sizes at points [..., 3]."""
+    cell = (p / _CELL).floor().clamp(-2, 1)
+    local = p - (cell + 0.5) * _CELL
+    kind = (cell @ torch.tensor([1.0, 2.0, 3.0], device=p.device)).remainder(4)
+    size = 0.034 + 0.012 * torch.sin(cell @ torch.tensor([3.0, 5.0, 7.0], device=p.device))
+    x, y, z = local.unbind(-1)
+    around, flat = (x * x + y * y).sqrt(), local.abs().amax(dim=-1)
+    value = (around * around + z * z).sqrt() - 1.3 * size
+    value = torch.where(kind == 1, flat - size, value)
+    value = torch.where(kind == 2, ((around - 1.6 * size) ** 2 + z * z).sqrt() - 0.4 * size, value)
+    value = torch.where(kind == 3, torch.maximum(around - 0.4 * size, z.abs() - 0.09), value)
+    return _walled(value, walls)
+
+
+def _walled(value: torch.Tensor, walls: int) -> torch.Tensor:
     return value if walls == 1 else value.add(_WALL).abs() - _WALL
 
 
-def synthetic_asset(
-    resolution: int, *, walls: int = 1, radius: float = _RADIUS, device: torch.device | str = "cpu"
-) -> OVoxel:
-    """The level set of `field` as an O-Voxel asset with striped PBR attributes, float32 on `device`.
+def rough(p: torch.Tensor, resolution: int) -> torch.Tensor:
+    """Bumps [...] at points [..., 3] as undertrained decoders make them: 0.35 voxels rms, 5 to 9 voxels wide."""
+    random = np.random.default_rng(0)
+    total = torch.zeros_like(p[..., 0])
+    for _ in range(_WAVES):
+        way = random.normal(size=3)
+        way *= 2 * math.pi * resolution / random.uniform(5, 9) / np.linalg.norm(way)
+        total += torch.sin(p @ torch.tensor(way, dtype=torch.float32, device=p.device) + random.uniform(0, 6))
+    return total * (0.35 * math.sqrt(2 / _WAVES) / resolution)
 
-    About 4.9 R^2 decoded faces with one wall, 9 R^2 with two. Deterministic on each device.
+
+def synthetic_asset(
+    resolution: int,
+    *,
+    kind: str = "ball",
+    walls: int = 1,
+    radius: float = _RADIUS,
+    device: torch.device | str = "cpu",
+) -> OVoxel:
+    """A level set as an O-Voxel asset with striped PBR attributes, float32 on `device`; deterministic on each device.
+
+    kind: ball, `field`; noisy, the same and `rough`; parts, `parts_field` and `rough`. A ball has about 4.9 R^2 decoded
+    faces with one wall, 9 R^2 with two, noisy or not; parts have 4.8 R^2 with one wall.
     """
+
+    def level(p: torch.Tensor) -> torch.Tensor:
+        value = parts_field(p, walls) if kind == "parts" else field(p, walls, radius)
+        return value if kind == "ball" else value + rough(p, resolution)
+
     slab = max(1, _SLAB_CORNERS // (resolution + 1) ** 2)
-    level = functools.partial(field, walls=walls, radius=radius)
     parts = [_slab(a, min(a + slab, resolution), resolution, level, device) for a in range(0, resolution, slab)]
     coords, dual, crossed = (torch.cat(values) for values in zip(*parts, strict=True))
     grid = DualGrid(coords, dual, crossed, None, resolution)

@@ -35,11 +35,13 @@ class ExportRun:
     file_mb: float
 
 
-def bench_export(resolutions: list[int], options: FinishOptions, *, runs: int, device: str, walls: int) -> dict:
+def bench_export(
+    resolutions: list[int], options: FinishOptions, *, runs: int, device: str, walls: int, kind: str = "ball"
+) -> dict:
     """Finish a synthetic asset of every resolution `runs` times after one warm-up; medians and every run."""
     report: dict[str, object] = {}
     for resolution in resolutions:
-        asset = synthetic_asset(resolution, walls=walls, device=device)
+        asset = synthetic_asset(resolution, kind=kind, walls=walls, device=device)
         first, *measured = [measure_export(asset, options) for _ in range(runs + 1)]
         names = measured[0].steps
         report[str(resolution)] = {
@@ -52,7 +54,8 @@ def bench_export(resolutions: list[int], options: FinishOptions, *, runs: int, d
             "runs": [asdict(run) for run in measured],
         }
         del asset
-    return {"options": asdict(options), "walls": walls, **report, "machine": machine(device), "commit": commit()}
+    made = {"kind": kind, "walls": walls, "options": asdict(options)}
+    return {**made, **report, "machine": machine(device), "commit": commit()}
 
 
 def measure_export(asset: OVoxel, options: FinishOptions) -> ExportRun:

@@ -6,35 +6,25 @@ object ─▶ O-Voxel ─▶ decoded surface, values blended at each pixel ─�
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from trellis_kernels.rasterise.op import Fragments, rasterise
 
-from trellis_app.errors import TrellisError
-from trellis_app.mesh.bake import Sampler, attributes_at, bake, covering_faces
-from trellis_app.mesh.detail import surface_detail
-from trellis_app.mesh.modes import prepare_surface
-from trellis_app.mesh.normals import SplitSurface, split_surface
-from trellis_app.mesh.simplify import simplify
+from trellis_app.export.finish import STEPS, finish
+from trellis_app.mesh.bake import attributes_at
 from trellis_app.mesh.surface import Surface, face_cross
-from trellis_app.mesh.unwrap import Atlas, unwrap
+from trellis_app.mesh.texel_use import texel_use
 from trellis_app.ovoxel.attributes import flat_attributes
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
 from trellis_app.render.camera import Camera, sphere_cameras
+from trellis_app.settings import FinishOptions
 from trellis_app.training.augment import to_view_frame
-from trellis_app.training.library import LibraryObject, read_library
-from trellis_app.types import Mesh, OVoxel
+from trellis_app.training.library import LibraryObject
+from trellis_app.types import FinishedAsset, Mesh, OVoxel
 
 VIEWS, SIDE, SUPERSAMPLING = 6, 384, 2
 MIP_LEVELS = (0, 1, 2)  # of the finished texture in the pictures
@@ -45,10 +35,11 @@ class Quality:
     """Figures of one finished object."""
 
     name: str
-    psnr: list[float]  # dB by mip level: pixels that either picture covers, all views
-    psnr_picture: float  # dB over whole pictures, as the level 0 above
+    psnr: float  # dB over the pixels that either picture covers, all views
+    psnr_mip1: float  # the same with the texture at half its size
+    psnr_mip2: float  # at a quarter
+    psnr_picture: float  # dB over whole pictures, at full size
     charts: int
-    margin: float  # texels
     use: float  # covered share of the atlas
     overlap: int  # texel centres in more than one face
     stretch: float  # L2 stretch (Sander et al. 2001) at the mean texel density; 1 is none
@@ -113,21 +104,22 @@ def decibels(errors: list[np.ndarray]) -> float:
     return float(-10.0 * np.log10(max(float(np.concatenate([e.reshape(-1) for e in errors]).mean()), 1e-10)))
 
 
-def compared(
-    asset: OVoxel, split: SplitSurface, texture: np.ndarray, keep: list[np.ndarray] | None = None
-) -> tuple[list[float], float]:
-    """(PSNR by mip level over covered pixels, PSNR of whole pictures) of the finished mesh against the voxels."""
+def compared(asset: OVoxel, finished: FinishedAsset, keep: list[np.ndarray]) -> tuple[list[float], float]:
+    """(PSNR by mip level over covered pixels, PSNR of whole pictures) of the finished mesh against the voxels.
+
+    keep gets a row of pictures for each view: voxels, then the mip levels.
+    """
     decoded = dual_grid_to_mesh(asset.grid)
     vertices, faces = decoded.vertices.numpy(), decoded.faces.numpy()
-    levels = mip_levels(texture)
+    levels = mip_levels(finished.textures.base_color[:, :, :3])
     covered: list[list[np.ndarray]] = [[] for _ in MIP_LEVELS]
     whole: list[np.ndarray] = []
     for camera in sphere_cameras(VIEWS):
         true = seen(vertices, faces, camera)
         points = interpolated(true, vertices, faces).astype(np.float32)
         wanted = picture(true, attributes_at(asset, torch.from_numpy(points)).numpy()[:, :3])
-        made = seen(split.vertices, split.faces, camera)
-        uvs = interpolated(made, split.uvs, split.faces)
+        made = seen(finished.vertices, finished.faces, camera)
+        uvs = interpolated(made, finished.uvs, finished.faces)
         row = [wanted[:, :, :3]]
         for errors, level in zip(covered, MIP_LEVELS, strict=True):
             got = picture(made, looked_up(levels[level], uvs))
@@ -136,16 +128,15 @@ def compared(
             if level == 0:
                 whole.append(square)
             row.append(got[:, :, :3])
-        if keep is not None:
-            keep.append(np.concatenate(row, axis=1))
+        keep.append(np.concatenate(row, axis=1))
     return [round(decibels(errors), 2) for errors in covered], round(decibels(whole), 2)
 
 
-def stretch(surface: Surface, atlas: Atlas) -> tuple[float, float]:
-    """(L2 stretch, 95th percentile of anisotropy) of the UVs (Sander et al., "Texture mapping progressive meshes")."""
+def stretch(surface: Surface, uvs: np.ndarray) -> tuple[float, float]:
+    """(L2 stretch, 95th percentile of anisotropy) of UVs [V, 2] (Sander et al. 2001)."""
     points = surface.vertices.astype(np.float64)[surface.faces]
     e, g = points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]
-    uv = atlas.uvs.astype(np.float64)
+    uv = uvs.astype(np.float64)[surface.faces]
     a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     det = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
     area = 0.5 * np.linalg.norm(face_cross(surface), axis=1)
@@ -164,94 +155,19 @@ def stretch(surface: Surface, atlas: Atlas) -> tuple[float, float]:
     return round(l2, 3), round(float(anisotropy[order][min(middle, len(order) - 1)]), 2)
 
 
-def overlap(uvs: np.ndarray, size: int) -> int:
-    """Texel centres that lie in more than one face: where drawing in the reverse order shows another face."""
-    first = covering_faces(uvs, size)
-    last = covering_faces(np.ascontiguousarray(uvs[::-1]), size)
-    return int(((first >= 0) & (first != len(uvs) - 1 - last)).sum())
-
-
-def measure(
-    name: str, asset: OVoxel, *, faces: int, texture_size: int, keep: list[np.ndarray] | None = None
-) -> Quality:
-    """Finish the asset step by step as export/finish.py does and compare; keep gets rows of pictures."""
-    decoded = dual_grid_to_mesh(asset.grid)
-    full = prepare_surface(
-        Surface(decoded.vertices.numpy(), decoded.faces.numpy()), "single", voxel=1.0 / asset.grid.resolution
-    )
-    surface = simplify(full, faces)
-    start = time.perf_counter()
-    atlas = unwrap(surface, texture_size=texture_size)
-    unwrapped = time.perf_counter()
-    split = split_surface(surface, atlas.chart, atlas.uvs)
-    detail = surface_detail(torch.from_numpy(full.vertices), torch.from_numpy(full.faces), asset.grid.resolution)
-    baked = bake(surface, atlas, Sampler(asset, detail=detail), size=texture_size, split=split)
-    done = time.perf_counter()
-    psnr, whole = compared(asset, split, baked.textures.base_color[:, :, :3], keep)
-    return Quality(
-        name, psnr, whole, int(atlas.chart.max()) + 1, atlas.margin, round(baked.covered / texture_size**2, 3),
-        overlap(atlas.uvs, texture_size), *stretch(surface, atlas), round(unwrapped - start, 3),
-        round(done - unwrapped, 3), len(surface.faces),
+def measure(name: str, asset: OVoxel, options: FinishOptions) -> tuple[Quality, np.ndarray]:
+    """Finish an asset and compare: (figures, sheet of the pictures uint8 [H, W, 3], a row a view)."""
+    seconds, last, finished = {}, time.perf_counter(), None
+    for step in finish(asset, options):
+        now = time.perf_counter()
+        seconds[step.name], last, finished = now - last, now, step.asset
+    assert finished is not None
+    rows: list[np.ndarray] = []
+    (psnr, mip1, mip2), whole = compared(asset, finished, rows)
+    l2, anisotropy = stretch(Surface(finished.vertices, finished.faces), finished.uvs)
+    use = texel_use(finished.uvs, finished.faces, options.texture_size)
+    quality = Quality(
+        name, psnr, mip1, mip2, whole, finished.counts["charts"], round(use.covered / use.texels, 3), use.shared,
+        l2, anisotropy, round(seconds[STEPS[3]], 3), round(seconds[STEPS[4]], 3), len(finished.faces),
     )  # fmt: skip
-
-
-def summary(found: list[Quality]) -> dict[str, object]:
-    """Least, median and largest of every figure."""
-    table: dict[str, object] = {"objects": len(found)}
-    for level in MIP_LEVELS:
-        values = [quality.psnr[level] for quality in found]
-        table[f"psnr_mip{level}"] = {"least": min(values), "median": statistics.median(values)}
-    for key in (
-        "psnr_picture",
-        "charts",
-        "margin",
-        "use",
-        "overlap",
-        "stretch",
-        "anisotropy95",
-        "unwrap_seconds",
-        "bake_seconds",
-    ):
-        values = [getattr(quality, key) for quality in found]
-        table[key] = {"least": min(values), "median": statistics.median(values), "most": max(values)}
-    return table
-
-
-def assets(library: Path, resolution: int, part: slice) -> Iterator[tuple[str, OVoxel]]:
-    objects = read_library(library)
-    for index in range(len(objects))[part]:
-        obj = objects[index]
-        try:
-            yield obj.name, voxels_of(obj, resolution)
-        except TrellisError as error:
-            sys.stderr.write(f"{obj.name}: {error}\n")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure every object of a library; a JSON line each on the standard output, the summary last."""
-    parser = argparse.ArgumentParser(prog="finish-quality", description=main.__doc__)
-    parser.add_argument("--library", type=Path, default=Path("../shared/data/dev.npz"), help="npz collection")
-    parser.add_argument("--resolution", type=int, default=256, help="voxels along a side")
-    parser.add_argument("--faces", type=int, default=50_000)
-    parser.add_argument("--texture-size", type=int, default=1024)
-    parser.add_argument("--every", type=int, default=1, help="take every n-th object only")
-    parser.add_argument("--start", type=int, default=0, help="the first object taken")
-    parser.add_argument("--pictures", type=Path, help="folder for a sheet of each object: voxels, then mip 0, 1, 2")
-    options = parser.parse_args(arguments)
-    found: list[Quality] = []
-    for name, asset in assets(options.library, options.resolution, slice(options.start, None, options.every)):
-        keep: list[np.ndarray] | None = [] if options.pictures else None
-        quality = measure(name, asset, faces=options.faces, texture_size=options.texture_size, keep=keep)
-        sys.stdout.write(json.dumps(asdict(quality)) + "\n")
-        sys.stdout.flush()
-        found.append(quality)
-        if keep:
-            options.pictures.mkdir(parents=True, exist_ok=True)
-            sheet = (255 * np.concatenate(keep)).round().astype(np.uint8)
-            Image.fromarray(sheet).save(options.pictures / f"{name.replace('/', '_')}.png")
-    sys.stdout.write(json.dumps(summary(found)) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return quality, (255 * np.concatenate(rows)).round().astype(np.uint8)

@@ -16,12 +16,11 @@ from trellis_app.training.evaluate_texturing import (
     measured,
     surface_samples,
     table,
-    texture_at,
 )
 from trellis_app.training.library import pack
 from trellis_app.training.samples import make_sample
 from trellis_app.training.shapes import random_object
-from trellis_app.types import DualGrid, FinishedAsset, OVoxel, Textures
+from trellis_app.types import DualGrid, OVoxel
 
 
 def test_points_follow_the_area() -> None:
@@ -33,19 +32,6 @@ def test_points_follow_the_area() -> None:
     assert share.min() >= 0
     np.testing.assert_allclose(share.sum(axis=1), 1)
     np.testing.assert_allclose(share.mean(axis=0), 1 / 3, atol=0.01)
-
-
-def test_texels_are_read_at_their_centres() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (8, 4, 4)).astype(np.uint8)
-    uvs = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
-    faces = np.array([[0, 1, 2], [1, 3, 2]], np.int32)
-    flat = np.zeros((4, 3), np.float32)
-    asset = FinishedAsset(flat, faces, flat, uvs, np.zeros((4, 4), np.uint8), Textures(image, image[..., :3]))
-    u, v = (1 + 0.5) / 4, (2 + 0.5) / 8
-    found = texture_at(asset, np.array([0]), np.array([[1 - u - v, u, v]]))
-    np.testing.assert_allclose(found[0], image[2, 1, :3] / 255)
-    between = texture_at(asset, np.array([0]), np.array([[1 - (u + 0.125) - v, u + 0.125, v]]))
-    np.testing.assert_allclose(between[0], (image[2, 1, :3] / 255 + image[2, 2, :3] / 255) / 2)
 
 
 def test_true_voxels_measure_as_the_best() -> None:

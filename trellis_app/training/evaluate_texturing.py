@@ -21,11 +21,14 @@ import torch
 from PIL import Image
 
 from trellis_app.errors import TrellisError
+from trellis_app.finish_quality import looked_up
+from trellis_app.mesh.bake import Sampler, bake
+from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.user_mesh import Stance, UserMesh
 from trellis_app.ovoxel.attributes import flat_attributes
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.settings import FinishOptions, GenerationRequest
-from trellis_app.texturing import TextureOptions, finish_texture, texture
+from trellis_app.settings import GenerationRequest
+from trellis_app.texturing import TextureOptions, lay_out, texture
 from trellis_app.training.augment import to_view_frame
 from trellis_app.training.comparisons import AssetArrays, Framed, compare
 from trellis_app.training.evaluate import spread
@@ -33,7 +36,7 @@ from trellis_app.training.latents import premultiplied
 from trellis_app.training.library import LibraryObject, read_library
 from trellis_app.training.metrics import psnr
 from trellis_app.training.samples import Sample, SampleOptions, Skipped, Task, produce
-from trellis_app.types import FinishedAsset, OVoxel, PreparedImage
+from trellis_app.types import OVoxel, PreparedImage
 from trellis_app.weights import load_bundle
 
 LOG = logging.getLogger(__name__)
@@ -56,12 +59,12 @@ class TexturingSettings:
 
 
 def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
-    """Measures of every object (`rows`) and their means.
+    """Measures of every object (`rows`), their means and medians.
 
     psnr: base colour at points spread evenly over the surface, read from the texture, against the truth (dB, as sRGB).
     psnr_view: as seen from the picture's camera, unlit. best: psnr of the true voxels baked the same way, which a
-    perfect material stage would reach. plain: psnr of the one colour closest to the truth. seconds: until the voxels
-    have their colours.
+    perfect material stage would reach. plain: psnr of the one colour closest to the truth, taken from the truth (60
+    where that has but one). seconds: until the voxels have their colours.
     """
     pipeline = ImageTo3D(load_bundle(settings.bundle), torch.device(settings.device))
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
@@ -80,7 +83,8 @@ def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
         rows: list[Row] = [{**future.result(), "seconds": seconds} for seconds, future in pending]
     keys = [key for key in rows[0] if key != "name"] if rows else []
     means = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in keys}
-    return {"objects": len(rows), **means, "rows": rows}
+    medians = {key: round(float(np.nanmedian([row[key] for row in rows])), 3) for key in keys}
+    return {"objects": len(rows), **means, "medians": medians, "rows": rows}
 
 
 def _samples(
@@ -133,13 +137,14 @@ def measured(obj: LibraryObject, sample: Sample, made: AssetArrays, texture_size
     perfect = OVoxel(voxels.grid, torch.from_numpy(true.astype(np.float32) / 255))
     face, share = surface_samples(obj.vertices, obj.faces, POINTS, np.random.default_rng(0))
     truth = np.einsum("nk,nkc->nc", share, obj.corner_rgba[face, :, :3] / 255.0)
-    # Opaque, so that faces keep their order and alpha does not hide colours.
-    finish = FinishOptions(texture_size=texture_size, alpha="opaque")
+    surface = Surface(framed.vertices, framed.faces)
+    atlas = lay_out(bare(obj), surface, "new", texture_size).atlas
+    place = np.einsum("nk,nkc->nc", share, atlas.uvs[face])
     shown = []
     for asset in (voxels, perfect):
-        *_, last = finish_texture(bare(obj), asset, finish, turned(sample))
-        assert isinstance(last.result, FinishedAsset)
-        shown.append(psnr(texture_at(last.result, face, share), truth))
+        # Opaque, so that alpha does not hide colours.
+        baked = bake(surface, atlas, Sampler(asset), size=texture_size, alpha="opaque")
+        shown.append(psnr(looked_up(baked.textures.base_color[:, :, :3] / 255.0, place), truth))
     return {
         "name": obj.name,
         "psnr": shown[0],
@@ -160,25 +165,12 @@ def surface_samples(
     return face, np.stack([1 - root, root * (1 - along), root * along], axis=1)
 
 
-def texture_at(asset: FinishedAsset, face: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Base colour [n, 3] in [0, 1] at points of an asset's triangles, bilinear between texel centres."""
-    image = asset.textures.base_color[..., :3] / 255.0
-    height, width = image.shape[:2]
-    place = np.einsum("nk,nkc->nc", share, asset.uvs[asset.faces[face]]) * (width, height) - 0.5
-    low = np.floor(place).astype(int)
-    part = place - low
-    total = np.zeros((len(face), 3))
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1])
-        column, row = (low[:, 0] + dx).clip(0, width - 1), (low[:, 1] + dy).clip(0, height - 1)
-        total += weight[:, None] * image[row, column]
-    return total
-
-
 def table(report: dict[str, object]) -> str:
-    """A line an object and one of the means."""
+    """A line an object, one of the means and one of the medians."""
     columns = ("psnr", "psnr_view", "best", "plain", "seconds")
     lines = [f"{'':44}" + "".join(f"{c:>10}" for c in columns)]
-    rows: list[Row] = [*report["rows"], {"name": "mean", **{c: report[c] for c in columns}}]  # type: ignore[misc]
+    medians: Row = {"name": "median", **report["medians"]}  # type: ignore[dict-item]
+    means: Row = {"name": "mean", **{c: report[c] for c in columns}}  # type: ignore[misc]
+    rows: list[Row] = [*report["rows"], means, medians]  # type: ignore[misc]
     lines += [f"{str(row['name'])[:43]:44}" + "".join(f"{row[c]:10.2f}" for c in columns) for row in rows]
     return "\n".join(lines)
