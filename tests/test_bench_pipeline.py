@@ -61,12 +61,12 @@ def test_decoders_give_the_target(tiny: None, tmp_path: Path) -> None:
     target = Target.of(48, CPU, radius=0.34, walls=2)
     bench.steering.target = target
     latent = SparseTensor(torch.zeros(len(target.coords), 32), target.coords)
-    grid, guides = bench.pipeline.decode_shape(ShapeLatent(latent, 48))
+    grid, guides = bench.pipeline.decode_shape(ShapeLatent(latent, (48,)))
     expected = target.asset.grid
     assert torch.equal(grid.coords, expected.coords[target.rows])
     assert torch.equal(grid.crossed, expected.crossed[target.rows])
     torch.testing.assert_close(grid.dual, expected.dual[target.rows], atol=1e-4, rtol=0)
-    asset = bench.pipeline.decode_material(MaterialLatent(latent, 48), grid, guides)
+    asset = bench.pipeline.decode_material(MaterialLatent(latent), grid, guides)
     torch.testing.assert_close(asset.attributes, target.asset.attributes[target.rows], atol=1e-5, rtol=0)
 
 

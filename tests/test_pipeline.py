@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.tiny_bundle import write_tiny_bundle
-from trellis_app.batch import Sample, generate_batch
 from trellis_app.devices import choose_device
 from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
 from trellis_app.image.background import NoMatte
@@ -238,15 +237,3 @@ def test_schedule_ends_are_exact():
     times = schedule(12, 5.0)
     assert times[0] == 1.0
     assert times[-1] == 0.0
-
-
-def test_a_batch_equals_its_single_runs(tiny) -> None:
-    pictures = [tiny.prepare(picture()), tiny.prepare(picture().rotate(20))]
-    samples = [Sample(pictures[0], 3), Sample(pictures[1], 4), Sample(pictures[0], 5)]
-    batch = drain(generate_batch(tiny, samples, GenerationRequest()))
-    for sample, asset in zip(samples, batch, strict=True):
-        run = tiny.generate(sample.picture, GenerationRequest(seed=sample.seed), finish=False)
-        alone = next(event.result for event in run if isinstance(event.result, OVoxel))
-        assert torch.equal(asset.grid.coords.cpu(), alone.grid.coords)
-        torch.testing.assert_close(asset.attributes.cpu(), alone.attributes, atol=1e-4, rtol=0)
-        torch.testing.assert_close(asset.grid.dual.cpu(), alone.grid.dual, atol=1e-4, rtol=0)

@@ -1,26 +1,36 @@
-"""Several assets at once: pictures or seeds of one preset sampled together, each as its own run would give it."""
+"""Several assets in one call: pictures and seeds sampled together, each as its own run would give it.
+
+samples ──groups that fit the memory──▶ structure ▶ shape ▶ material ──one by one──▶ decoders ──▶ Outcome
+                                                                                        │
+                                        finishing, beside the sampling of the next ◀────┘
+
+samples = [Sample(pipeline.prepare(picture), seed) for picture in pictures for seed in (1, 2, 3)]
+for beat in generate_batch(pipeline, samples, GenerationRequest()):
+    if isinstance(beat, Outcome):
+        ...  # beat.index, and beat.voxels or beat.error
+"""
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import torch
 
-from trellis_app.devices import memory_told
+from trellis_app.devices import on_cpu
+from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.pipeline import ImageTo3D, Run
 from trellis_app.progress import RunClock
+from trellis_app.residency import GB, WORKSPACE_GB
 from trellis_app.settings import GenerationRequest
-from trellis_app.types import (
-    ImageFeatures,
-    MaterialLatent,
-    OVoxel,
-    PreparedImage,
-    ShapeLatent,
-    Stage,
-    StageEvent,
-)
+from trellis_app.types import ImageFeatures, MaterialLatent, OVoxel, PreparedImage, ShapeLatent, Stage, StageEvent
+
+LOG = logging.getLogger(__name__)
+MOST_TOGETHER = 4  # more fill no GPU better
+SAMPLE_GB = 3.0  # of a flow at 49,152 tokens: keys and values of the picture, activations, both latents
 
 
 @dataclass(frozen=True)
@@ -31,33 +41,111 @@ class Sample:
     seed: int
 
 
-@torch.inference_mode()
-def generate_batch(
-    pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest
-) -> Generator[StageEvent, None, list[OVoxel]]:
-    """The assets of `samples` with the preset and samplers of `request`, an event each sampler step.
+@dataclass(frozen=True)
+class Outcome:
+    """How one sample ended: with an asset in main memory, or with the error that only this one met."""
 
-    Each sample draws its own noise from its own seed. In a cascade that lowers its resolution to keep the token limit,
-    all take the lowest resolution that one of them needs. Raises EmptyAssetError if any sample has no object.
+    index: int  # of the sample
+    voxels: OVoxel | None = None
+    error: TrellisError | None = None
+
+
+Beats = Generator[StageEvent | Outcome, None, None]
+
+
+def generate_batch(
+    pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest, *, together: int | None = None
+) -> Beats:
+    """Each sample's Outcome as soon as it is known, and an event each sampler step, so closing stops it within one.
+
+    Preset and samplers are those of `request`, whose own seed is not used: each sample draws its noise from its seed.
+    together: how many share a pass, `group_size` where None is given; a group for which the memory is too small is
+    halved. Samples alone in a group equal `ImageTo3D.generate` exactly, others up to the rounding of a larger matrix
+    product. A sample without an object ends with its EmptyAssetError, one that no memory suffices for with its
+    MachineError; other errors end the batch.
     """
     request = pipeline.resolved(request)
+    left, size = list(range(len(samples))), together or group_size(pipeline)
+    while left:
+        group = left[:size]
+        try:
+            with closing(_group(pipeline, [samples[index] for index in group], request)) as beats:
+                for beat in beats:
+                    if isinstance(beat, Outcome):
+                        beat = replace(beat, index=group[beat.index])
+                        left.remove(beat.index)
+                    yield beat
+        except torch.cuda.OutOfMemoryError:
+            size = max(1, len(group) // 2)
+            LOG.warning("the GPU has no room for %d samples at once; going on with %d", len(group), size)
+            torch.cuda.empty_cache()
+
+
+def group_size(pipeline: ImageTo3D) -> int:
+    """How many samples to sample together: on a CPU one, which keeps its cores busy; on a GPU what the memory holds."""
+    if pipeline.device.type == "cpu":
+        return 1
+    free, _ = torch.cuda.mem_get_info(pipeline.device)
+    unused = torch.cuda.memory_reserved(pipeline.device) - torch.cuda.memory_allocated(pipeline.device)
+    room = (free + unused) / GB - WORKSPACE_GB
+    return max(1, min(MOST_TOGETHER, int(room // SAMPLE_GB)))
+
+
+@torch.inference_mode()
+def _group(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest) -> Beats:
+    """Outcomes in the order of the samples, by index. Where one has no object, each runs alone."""
+    if len(samples) == 1:
+        yield from _alone(pipeline, samples[0], 0, request)
+        return
+    try:
+        shape, material = yield from _latents(pipeline, samples, request)
+    except EmptyAssetError:
+        for index, sample in enumerate(samples):
+            yield from _alone(pipeline, sample, index, request)
+        return
+    for index, pair in enumerate(zip(shape.items(), material.items(), strict=True)):
+        yield _decoded(pipeline, index, *pair)
+
+
+def _alone(pipeline: ImageTo3D, sample: Sample, index: int, request: GenerationRequest) -> Beats:
+    """One sample's run, with all that a run does against want of memory."""
+    voxels = None
+    try:
+        for event in pipeline.generate(sample.picture, replace(request, seed=sample.seed), finish=False):
+            yield event
+            if isinstance(event.result, OVoxel):
+                voxels = event.result
+    except (EmptyAssetError, MachineError) as error:
+        yield Outcome(index, error=error)
+        return
+    yield Outcome(index, voxels)
+
+
+def _latents(
+    pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest
+) -> Generator[StageEvent, None, tuple[ShapeLatent, MaterialLatent]]:
+    """The three flows on the rows of all samples; raises EmptyAssetError where one has no object."""
     clock = RunClock()
     run = begin(pipeline, samples, request, clock)
-    with memory_told():
-        occupancy = yield from pipeline.structure(run)
-        shape = yield from pipeline.shape(occupancy, run)
-        material = yield from pipeline.material(shape, run)
-        pairs = zip(shape.latent.items(), material.latent.items(), strict=True)
-        assets = []
-        for index, (geometry, colours) in enumerate(pairs):
-            yield clock.event(Stage.MATERIAL, f"decoding {index + 1} of {len(samples)}", index, len(samples))
-            grid, guides = pipeline.decode_shape(ShapeLatent(geometry, shape.resolution))
-            assets.append(pipeline.decode_material(MaterialLatent(colours, shape.resolution), grid, guides))
-    return assets
+    yield from pipeline.fetch(run.preset, clock)
+    yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
+    occupancy = yield from pipeline.structure(run)
+    shape = yield from pipeline.shape(occupancy, run)
+    material = yield from pipeline.material(shape, run)
+    yield clock.event(Stage.MATERIAL, "decoding", 9, 10)
+    return shape, material
+
+
+def _decoded(pipeline: ImageTo3D, index: int, shape: ShapeLatent, material: MaterialLatent) -> Outcome:
+    try:
+        grid, guides = pipeline.decode_shape(shape)
+    except EmptyAssetError as error:
+        return Outcome(index, error=error)
+    return Outcome(index, on_cpu(pipeline.decode_material(material, grid, guides)))
 
 
 def begin(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest, clock: RunClock) -> Run:
-    """What the stages of the batch share: a picture that several samples have is encoded once."""
+    """What the stages of a group share: a picture that several samples have is encoded once."""
 
     @functools.cache
     def features(side: int) -> ImageFeatures:

@@ -155,7 +155,7 @@ class PipelineBench:
         latent = timer.measure(
             "shape flow", lambda: last(pipeline._shape_latent(target.coords, size, run)), lambda x: len(x.coords), floor
         )
-        shape = ShapeLatent(latent, target.asset.grid.resolution)
+        shape = ShapeLatent(latent, (target.asset.grid.resolution,))
         grid, guides = timer.measure(
             "shape decoder", lambda: pipeline.decode_shape(shape), lambda found: len(found[0].coords)
         )
@@ -215,7 +215,7 @@ class PipelineBench:
         pipeline = self.pipeline
         run = pipeline.begin(BLANK, pipeline.resolved(GenerationRequest(preset=preset, seed=1)), RunClock())
         shape = last(pipeline._shape_latent(target.coords, run.preset.material, run))
-        material = last(pipeline.material(ShapeLatent(shape, target.asset.grid.resolution), run))
+        material = last(pipeline.material(ShapeLatent(shape, (target.asset.grid.resolution,)), run))
         return {"shape": shape.feats, "material": material.latent.feats}
 
     def _structure(self, run: Run) -> None:

@@ -65,6 +65,7 @@ LOG = logging.getLogger(__name__)
 MEGABYTE = 10**6
 ENCODER, MATTE = "image_cond_model", "rembg_model"  # as pipeline.json calls them
 STRUCTURE_IMAGE_SIZE = 512
+NO_SURFACE = "The shape stage produced no surface.", "Try another seed or picture."
 
 Latent = TypeVar("Latent", torch.Tensor, SparseTensor)
 Model = TypeVar("Model", bound=nn.Module)
@@ -169,7 +170,7 @@ class ImageTo3D:
             return ImageFeatures(self._encoder.encode([prepared.rgb], size))
 
     def structure(self, run: Run) -> Generator[StageEvent, None, Occupancy]:
-        """Stage 1: which cells of the latent grid the object fills. Raises EmptyAssetError when none."""
+        """Stage 1: which cells of the latent grid each object fills. Raises EmptyAssetError where one fills none."""
         features = run.features(STRUCTURE_IMAGE_SIZE)
         with self._resident("sparse_structure_flow_model", StructureFlow) as flow:
             picture = self._memories(flow, features)
@@ -183,7 +184,7 @@ class ImageTo3D:
         if occupied.shape[-1] != cells:
             occupied = F.max_pool3d(occupied.float(), occupied.shape[-1] // cells) > 0
         coords = torch.argwhere(occupied[:, 0]).int()
-        if len(coords) == 0:
+        if not bool(occupied.flatten(1).any(dim=1).all()):
             raise EmptyAssetError("The structure stage found no object in the picture.", "Try another seed or picture.")
         return Occupancy(coords, cells)
 
@@ -192,12 +193,16 @@ class ImageTo3D:
         preset = run.preset
         latent = yield from self._shape_latent(occupancy.coords, preset.first, run)
         if preset.cascade_to is None:
-            return ShapeLatent(latent, preset.first)
+            return ShapeLatent(latent, (preset.first,) * latent.batch_size)
         with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
             voxels = decoder.upsample(latent.fresh(), 4)
-        coords, resolution = cascade_coords(voxels, preset.first, preset.cascade_to, run.request.max_tokens)
-        latent = yield from self._shape_latent(coords, CASCADE_FLOOR, run)
-        return ShapeLatent(latent, resolution)
+        parts = [voxels[voxels[:, 0] == item] for item in range(latent.batch_size)]
+        if not all(map(len, parts)):
+            raise EmptyAssetError(*NO_SURFACE)
+        fine = [cascade_coords(part, preset.first, preset.cascade_to, run.request.max_tokens) for part in parts]
+        coords, resolutions = zip(*fine, strict=True)
+        latent = yield from self._shape_latent(torch.cat(coords), CASCADE_FLOOR, run)
+        return ShapeLatent(latent, resolutions)
 
     def _shape_latent(self, coords: torch.Tensor, size: int, run: Run) -> Generator[StageEvent, None, SparseTensor]:
         """Sample with the flow model of `size` and denormalise."""
@@ -223,7 +228,7 @@ class ImageTo3D:
             latent = yield from self._sample(
                 lambda x, t, conditional: flow(x, t, picture[conditional], concat), noise, run, Stage.MATERIAL
             )
-        return MaterialLatent(self.bundle.config.material_normalization.denormalise(latent), shape.resolution)
+        return MaterialLatent(self.bundle.config.material_normalization.denormalise(latent))
 
     def decode_shape(self, shape: ShapeLatent) -> tuple[DualGrid, tuple[SparseTensor, ...]]:
         """Shape latent -> dual grid, and the subdivisions that guide the material decoder."""
@@ -231,7 +236,7 @@ class ImageTo3D:
             decoding = decoder(shape.latent.fresh())
             (grid,) = decoder.dual_grids(decoding.raw, shape.resolution)
         if len(grid.coords) == 0 or not bool(grid.crossed.any()):
-            raise EmptyAssetError("The shape stage produced no surface.", "Try another seed or picture.")
+            raise EmptyAssetError(*NO_SURFACE)
         return grid, decoding.subdivisions
 
     def encode_shape(self, grid: DualGrid) -> ShapeLatent:
@@ -239,7 +244,7 @@ class ImageTo3D:
         coords = F.pad(grid.coords, (1, 0))
         voxels = SparseTensor(shape_features(grid.dual, grid.crossed), coords).to(self.device)
         with self._resident("shape_slat_encoder", ShapeEncoder) as encoder:
-            return ShapeLatent(encoder(voxels).mean, grid.resolution)
+            return ShapeLatent(encoder(voxels).mean, (grid.resolution,))
 
     def decode_material(
         self, material: MaterialLatent, grid: DualGrid, guides: tuple[SparseTensor, ...] | None

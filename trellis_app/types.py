@@ -69,7 +69,17 @@ class ShapeLatent:
     """Denormalised shape latent on its voxels."""
 
     latent: SparseTensor  # feats [N, C]
-    resolution: int  # side of the decoded O-Voxel grid (16 x the latent grid)
+    resolutions: tuple[int, ...]  # [B] side of each item's decoded O-Voxel grid (16 x the latent grid)
+
+    @property
+    def resolution(self) -> int:
+        """Of the one item."""
+        (resolution,) = self.resolutions
+        return resolution
+
+    def items(self) -> list[ShapeLatent]:
+        """Each batch item alone."""
+        return [ShapeLatent(x, (r,)) for x, r in zip(self.latent.items(), self.resolutions, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,10 @@ class MaterialLatent:
     """Denormalised material latent, rows in the order of the shape latent."""
 
     latent: SparseTensor  # feats [N, C]
-    resolution: int
+
+    def items(self) -> list[MaterialLatent]:
+        """Each batch item alone."""
+        return [MaterialLatent(item) for item in self.latent.items()]
 
 
 @dataclass(frozen=True)

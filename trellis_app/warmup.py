@@ -69,5 +69,5 @@ def _decode_noise(pipeline: ImageTo3D) -> None:
     shape = config.shape_normalization.denormalise(noise(len(config.shape_normalization.mean)))
     material = config.material_normalization.denormalise(noise(len(config.material_normalization.mean)))
     resolution = pipeline.bundle.presets[pipeline.bundle.default_preset].resolution
-    grid, guides = pipeline.decode_shape(ShapeLatent(shape, resolution))
-    pipeline.decode_material(MaterialLatent(material, resolution), grid, guides)
+    grid, guides = pipeline.decode_shape(ShapeLatent(shape, (resolution,)))
+    pipeline.decode_material(MaterialLatent(material), grid, guides)
