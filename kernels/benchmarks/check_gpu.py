@@ -145,14 +145,13 @@ def time_conv(count: int, channels: int, dtype: torch.dtype) -> dict[str, object
     neighbours = neighbour_map(coords)
     plan = plan_conv(neighbours)
     feats = torch.randn(len(coords), channels, device=GPU).to(dtype)
-    matrices = torch.randn(27, channels, channels, device=GPU).to(dtype)
+    weights = torch.randn(channels, 27, channels, device=GPU).to(dtype)
+    matrices = weights.permute(1, 2, 0).contiguous()
     pairs = int((neighbours >= 0).sum())
     teraflops = 2e-9 * pairs * channels * channels  # per millisecond
     row: dict[str, object] = {"rows": len(coords), "channels": channels, "dtype": str(dtype)[6:]}
-    row["plan_ms"] = milliseconds(
-        lambda: (plan_conv(neighbours).table, plan_conv(neighbours).pairs), GPU, repeats=3, warm=1
-    )
-    row["triton_forward_ms"] = milliseconds(lambda: triton.forward(feats, matrices, None, plan), GPU)
+    row["plan_ms"] = milliseconds(lambda: plan_conv(neighbours).blocks(128), GPU, repeats=3, warm=1)
+    row["triton_forward_ms"] = milliseconds(lambda: triton.forward(feats, weights, None, plan), GPU)
     row["torch_forward_ms"] = milliseconds(
         lambda: gathered.forward(feats, matrices, None, neighbours), GPU, repeats=3, warm=1
     )
@@ -188,7 +187,7 @@ def sweep(count: int, channels: int, dtype: torch.dtype, deadline: float) -> lis
     """Milliseconds of other tiles, to choose the built-in ones by."""
     plan = plan_conv(neighbour_map(voxel_shell(count, GPU)))
     feats = torch.randn(len(plan.neighbours), channels, device=GPU).to(dtype)
-    matrices = torch.randn(27, channels, channels, device=GPU).to(dtype)
+    weights = torch.randn(channels, 27, channels, device=GPU).to(dtype)
     rows: list[dict[str, object]] = []
     column = triton.fit(channels, 128)
     tiles = [
@@ -203,7 +202,7 @@ def sweep(count: int, channels: int, dtype: torch.dtype, deadline: float) -> lis
         row = {"channels": channels, "tile": [tile.rows, tile.columns, tile.inner, tile.warps, tile.stages]}
         try:
             row["forward_ms"] = milliseconds(
-                lambda t=tile: triton.forward(feats, matrices, None, plan, t), GPU, repeats=3, warm=1
+                lambda t=tile: triton.forward(feats, weights, None, plan, t), GPU, repeats=3, warm=1
             )
             shape = triton.Tile(min(tile.rows, column), tile.columns, tile.inner, tile.warps, tile.stages)
             row["weight_ms"] = milliseconds(

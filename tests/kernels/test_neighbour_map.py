@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trellis_kernels.neighbour_map.op import child_map, neighbour_map, neighbour_mask, neighbour_table
-from trellis_kernels.neighbour_map.reference import block_offsets, gray_to_binary
+from trellis_kernels.neighbour_map.op import (
+    block_lists,
+    child_map,
+    gray_rank,
+    neighbour_map,
+    neighbour_mask,
+    neighbour_table,
+)
+from trellis_kernels.neighbour_map.reference import gray_to_binary
 
 from tests.kernels.test_voxel_index import IMPLEMENTATIONS, random_voxels
 
@@ -58,6 +65,23 @@ def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> 
     assert (table[:, len(found) :] == -1).all()
 
 
+@pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
+@pytest.mark.parametrize(("count", "block"), [(0, 64), (1, 64), (300, 16), (1000, 256)])
+def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    masks = torch.randint(0, 2**31 - 1, (count,), generator=generator).int()
+    masks = masks & masks.roll(1) & masks.roll(2) & masks.roll(3)
+    masks[block:] = 0 if count == 300 else masks[block:]
+    assert torch.equal(gray_rank(masks, implementation=implementation), gray_to_binary(masks))
+    offsets, counts = block_lists(masks, block, implementation=implementation)
+    assert offsets.dtype == counts.dtype == torch.int32
+    assert offsets.shape == (-(-count // block), 32)
+    for k, (row, used) in enumerate(zip(offsets.tolist(), counts.tolist(), strict=True)):
+        union = [v for v in range(31) if any(m >> v & 1 for m in masks[k * block : (k + 1) * block].tolist())]
+        assert used == len(union)
+        assert row == [v | after << 8 for v, after in zip(union, [*union[1:], 0], strict=False)] + [0] * (32 - used)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_the_box_ends_are_no_neighbours(implementation: str) -> None:
     """Keys of (x, 0) and (x - 1, last) are close; they must not be taken for neighbours."""
@@ -87,9 +111,9 @@ def test_golden_codes(shared: Path, dilation: int) -> None:
     order = torch.sort(binary, stable=True).indices
     assert torch.equal(order.to(torch.int32), case["sorted_idx_stable"])
     for block in (32, 64):
-        offsets, starts = block_offsets(mask, order, block)
-        assert torch.equal(offsets, case[f"valid_kernel_{block}"])
-        assert torch.equal(starts, case[f"valid_kernel_seg_{block}"])
+        offsets, counts = block_lists(mask[order], block)
+        assert torch.equal((offsets & 255)[torch.arange(32) < counts[:, None]], case[f"valid_kernel_{block}"])
+        assert torch.equal(counts, case[f"valid_kernel_seg_{block}"].diff())
 
 
 def test_says_what_it_expects() -> None:

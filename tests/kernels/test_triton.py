@@ -23,11 +23,18 @@ from trellis_kernels.edge_collapse.triton import (  # noqa: E402
 )
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
 from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
-from trellis_kernels.neighbour_map.triton import child_map_kernel, map_kernel, mask_kernel, table_kernel  # noqa: E402
+from trellis_kernels.neighbour_map.triton import (  # noqa: E402
+    child_map_kernel,
+    lists_kernel,
+    map_kernel,
+    mask_kernel,
+    rank_kernel,
+    table_kernel,
+)
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.row_ops.triton import child_kernel, head_kernel, quantise_kernel, row_kernel  # noqa: E402
 from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
-from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
+from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel, pack_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -72,10 +79,10 @@ ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, NORM=True, SC
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, VOLUME=27, BIASED=True, CHILDREN=True, STORED=True)
+    constants = dict(CI=channels, CO=channels, VOLUME=27, BIASED=True, CHILDREN=True, MIRRORED=False)
     constants |= dict(BM=rows, BN=columns, BK=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
-    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 6 + ["i32"] * 2)
+    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 7 + ["i32"] * 2)
     return Case(
         f"forward-{dtype}-{channels}", forward_kernel, types, constants, dict(num_warps=warps, num_stages=stages)
     )
@@ -84,16 +91,19 @@ def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, wa
 def weight_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
     constants = dict(CI=channels, CO=channels, SPLITS=4, BM=rows, BN=columns, BP=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
-    types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 i32"
+    types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 *i32 i32 i32 i32 i32"
     return Case(f"weight-{dtype}-{channels}", weight_kernel, types, constants, dict(num_warps=warps, num_stages=stages))
 
 
 CASES = [
-    Case("build", build_kernel, "*i32 *i64 *i32 i32 i32", dict(BLOCK=256), {}),
+    Case("pack", pack_kernel, "*i32 *i64 i32", dict(BLOCK=256), {}),
+    Case("build", build_kernel, "*i64 *i32 i32 i32", dict(BLOCK=256), {}),
     Case("lookup", lookup_kernel, "*i64 *i32 *i32 *i64 i32 i32", dict(BLOCK=256), {}),
-    Case("map", map_kernel, "*i32 *i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
+    Case("map", map_kernel, "*i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
     Case("mask", mask_kernel, "*i32 *i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
+    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BLOCK=1024), {}),
+    Case("lists", lists_kernel, "*i32 *i32 *i32 i32", dict(LIST=32, BLOCK=128), WARP),
     Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
     Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),

@@ -37,6 +37,6 @@ def quads(coords: torch.Tensor, crossed: torch.Tensor, keys: torch.Tensor, rows:
     if count:
         with on_device(coords.device):
             quads_kernel[(triton.cdiv(count, BLOCK),)](
-                coords.contiguous(), edges, keys, rows, corners, count, keys.shape[0] - 1, BLOCK=BLOCK
+                coords.contiguous(), edges, keys, rows, corners, count, rows.shape[0] - 1, BLOCK=BLOCK
             )
     return corners[(corners >= 0).all(dim=1)]

@@ -46,6 +46,6 @@ def trilinear_taps(
         with on_device(query.device):
             taps_kernel[(triton.cdiv(count, BLOCK),)](
                 query.contiguous(), batch.contiguous(), keys, rows, out_rows, out_weights,
-                count, keys.shape[0] - 1, *shape, BLOCK=BLOCK,
+                count, rows.shape[0] - 1, *shape, BLOCK=BLOCK,
             )  # fmt: skip
     return out_rows, out_weights

@@ -34,7 +34,7 @@ def neighbour_map(
         from trellis_kernels.neighbour_map import triton
 
         index = build_voxel_index(coords, implementation=TRITON)
-        return triton.neighbour_map(coords, index.keys, index.rows, kernel_size=kernel_size, dilation=dilation)
+        return triton.neighbour_map(index.keys, index.rows, kernel_size=kernel_size, dilation=dilation)
     return reference.neighbour_map(coords, kernel_size=kernel_size, dilation=dilation)
 
 
@@ -73,3 +73,25 @@ def neighbour_table(
 
         return triton.table(neighbours.contiguous(), order, columns)
     return reference.table(neighbours, order, columns)
+
+
+def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Which kernel offsets any row of each block of `block` rows has; masks int32 [L] as `neighbour_mask` makes them.
+
+    Returns int32 [blocks, 32], the ascending offset numbers, each with the next one times 256 added and 0 after the
+    last, and how many they are, int32 [blocks]. `block` is a power of two.
+    """
+    if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.block_lists(masks, block)
+    return reference.block_lists(masks, block)
+
+
+def gray_rank(masks: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+    """int32 [N] masks taken as Gray code words -> the numbers they stand for, int32 [N] (F. Gray 1953)."""
+    if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.gray_rank(masks)
+    return reference.gray_to_binary(masks)

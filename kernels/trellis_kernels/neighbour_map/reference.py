@@ -8,6 +8,8 @@ import torch
 
 from trellis_kernels.voxel_index.reference import find_keys, pack_offset, sort_keys
 
+LIST = 32  # entries of a block's list of kernel offsets
+
 
 def kernel_offsets(kernel_size: int, dilation: int) -> list[tuple[int, int, int]]:
     """The K^3 offsets (k - K//2) * dilation, x slowest: number (kx*K + ky)*K + kz."""
@@ -59,22 +61,13 @@ def gray_to_binary(code: torch.Tensor) -> torch.Tensor:
     return code
 
 
-def block_offsets(mask: torch.Tensor, order: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which kernel offsets any row of a block of rows has.
-
-    mask int32 [N] (bit v = neighbour v exists), order int64 [N]: rows in the order in which blocks take them.
-    Returns the ascending offset numbers of all blocks, int32 [T], and where each block's begin, int32 [blocks + 1].
-    """
-    blocks = -(-mask.shape[0] // block)
-    padded = torch.zeros(blocks * block, dtype=torch.int32, device=mask.device)
-    padded[: mask.shape[0]] = mask[order]
-    return visited(padded.view(blocks, block))
-
-
-def visited(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks int32 [blocks, rows] -> ascending offset numbers of all blocks, int32 [T], and where each block's begin."""
-    bits = torch.arange(31, dtype=torch.int32, device=masks.device)
-    used = ((masks[..., None] >> bits) & 1).any(dim=1)
-    starts = torch.zeros(masks.shape[0] + 1, dtype=torch.int32, device=masks.device)
-    starts[1:] = used.sum(dim=1).cumsum(0)
-    return used.nonzero()[:, 1].to(torch.int32), starts
+def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """int32 [L] masks of rows -> int32 [blocks, 32], int32 [blocks], see the door."""
+    blocks = -(-masks.shape[0] // block)
+    padded = torch.nn.functional.pad(masks, (0, blocks * block - masks.shape[0])).view(blocks, block)
+    bits = torch.arange(LIST, dtype=torch.int32, device=masks.device)
+    used = ((padded[..., None] >> bits) & 1).bool().any(dim=1)
+    counts = used.sum(dim=1, dtype=torch.int32)
+    offsets = torch.where(used, bits, LIST).sort(dim=1).values
+    offsets = torch.where(offsets == LIST, 0, offsets)
+    return offsets | torch.nn.functional.pad(offsets[:, 1:], (0, 1)) << 8, counts

@@ -5,29 +5,28 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
-from trellis_kernels.voxel_index.triton import find, pack
+from trellis_kernels.neighbour_map.reference import LIST
+from trellis_kernels.voxel_index.triton import find
 
-TILE = 2048  # look-ups of one program
+TILE = 1024  # look-ups of one program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def map_kernel(
-    coords, keys, rows, out, count, mask, K: tl.constexpr, DILATION: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr
+    keys, rows, out, count, mask, K: tl.constexpr, DILATION: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr
 ):
-    """coords int32 [N, 4] -> out int32 [N, K^3]; a program takes ROWS rows and all offsets (padded to PAD)."""
-    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    v = tl.arange(0, PAD)[None, :]
-    inside = (i < count) & (v < K * K * K)
-    b = tl.load(coords + i * 4 + v * 0, mask=inside, other=-1)
-    x = tl.load(coords + i * 4 + 1 + v * 0, mask=inside, other=-1)
-    y = tl.load(coords + i * 4 + 2 + v * 0, mask=inside, other=-1)
-    z = tl.load(coords + i * 4 + 3 + v * 0, mask=inside, other=-1)
-    key = pack(b, x, y, z)
-    moved = pack(
-        b, x + (v // (K * K) - K // 2) * DILATION, y + (v // K % K - K // 2) * DILATION, z + (v % K - K // 2) * DILATION
-    )
-    row = find(keys, rows, mask, tl.where(key >= 0, moved, key))
-    tl.store(out + i * (K * K * K) + v, row, mask=inside)
+    """keys int64 [N] by row -> out int32 [N, K^3]; a program takes ROWS rows and all offsets (padded to PAD).
+
+    A key moved out of the grid is none that a voxel can have: see COORDINATE_LIMIT in voxel_index/reference.py.
+    """
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    v = tl.arange(0, PAD)
+    key = tl.load(keys + i, mask=i < count, other=-1)[:, None]
+    dx, dy, dz = (v // (K * K) - K // 2) * DILATION, (v // K % K - K // 2) * DILATION, (v % K - K // 2) * DILATION
+    step = (dx.to(tl.int64) << 32) + (dy.to(tl.int64) << 16) + dz.to(tl.int64)
+    exists = (key >= 0) & (v < K * K * K)[None, :]
+    row = find(keys, rows, mask, tl.where(exists, key + step[None, :], -1))
+    tl.store(out + i[:, None] * (K * K * K) + v[None, :], row, mask=(i < count)[:, None] & (v < K * K * K)[None, :])
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -60,20 +59,17 @@ def child_map(parent_map: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor)
     return out
 
 
-def neighbour_map(
-    coords: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, *, kernel_size: int, dilation: int
-) -> torch.Tensor:
-    """coords int32 [N, 4] and their hash table -> int32 [N, K^3]."""
-    count, volume = coords.shape[0], kernel_size**3
-    out = torch.empty((count, volume), dtype=torch.int32, device=coords.device)
+def neighbour_map(keys: torch.Tensor, rows: torch.Tensor, *, kernel_size: int, dilation: int) -> torch.Tensor:
+    """Hash table of the voxels (keys int64 [N] by row) -> int32 [N, K^3]."""
+    count, volume = keys.shape[0], kernel_size**3
+    out = torch.empty((count, volume), dtype=torch.int32, device=keys.device)
     if count:
         pad = triton.next_power_of_2(volume)
         tile = max(1, TILE // pad)
-        with on_device(coords.device):
+        with on_device(keys.device):
             map_kernel[(triton.cdiv(count, tile),)](
-                coords.contiguous(), keys, rows, out, count, keys.shape[0] - 1,
-                K=kernel_size, DILATION=dilation, ROWS=tile, PAD=pad,
-            )  # fmt: skip
+                keys, rows, out, count, rows.shape[0] - 1, K=kernel_size, DILATION=dilation, ROWS=tile, PAD=pad
+            )
     return out
 
 
@@ -86,6 +82,39 @@ def mask_kernel(neighbours, out, count, VOLUME: tl.constexpr, ROWS: tl.constexpr
     row = tl.load(neighbours + i[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
     bits = tl.where(row >= 0, 1 << v[None, :], 0)
     tl.store(out + i, tl.sum(bits, axis=1), mask=i < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def rank_kernel(masks, out, count, BLOCK: tl.constexpr):
+    """Gray code words int32 [N] -> their numbers: each bit is the parity of the bits from the top down to it."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    code = tl.load(masks + i, mask=i < count, other=0)
+    for k in tl.static_range(5):
+        code ^= code >> (1 << k)
+    tl.store(out + i, code, mask=i < count)
+
+
+@triton.jit
+def either(a, b):
+    """Bitwise or, to reduce with."""
+    return a | b
+
+
+@triton.jit(do_not_specialize=["count"])
+def lists_kernel(masks, offsets, counts, count, LIST: tl.constexpr, BLOCK: tl.constexpr):
+    """Masks int32 [L] -> one block's row of offsets int32 [blocks, LIST] and of counts int32 [blocks]."""
+    block = tl.program_id(0)
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    mask = tl.reduce(tl.load(masks + i, mask=i < count, other=0), 0, either)
+    v = tl.arange(0, LIST)
+    used = (mask >> v) & 1
+    later = mask.to(tl.int64) >> (v + 1)
+    lowest = (later & -later).to(tl.float32).to(tl.int32, bitcast=True)
+    after = tl.where(later > 0, v + (lowest >> 23) - 126, 0)  # the exponent of a power of two is its logarithm
+    total = tl.sum(used, axis=0)
+    place = tl.where(used > 0, tl.cumsum(used, axis=0) - 1, total + v - tl.cumsum(used, axis=0))
+    tl.store(offsets + block.to(tl.int64) * LIST + place, tl.where(used > 0, v | after << 8, 0))
+    tl.store(counts + block, total)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -113,6 +142,26 @@ def mask(neighbours: torch.Tensor) -> torch.Tensor:
                 neighbours, out, count, VOLUME=volume, ROWS=TILE // pad, PAD=pad
             )
     return out
+
+
+def gray_rank(masks: torch.Tensor) -> torch.Tensor:
+    """int32 [N] -> int32 [N]."""
+    out = torch.empty_like(masks)
+    if masks.shape[0]:
+        with on_device(masks.device):
+            rank_kernel[(triton.cdiv(masks.shape[0], TILE),)](masks, out, masks.shape[0], BLOCK=TILE)
+    return out
+
+
+def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """int32 [L] -> int32 [blocks, LIST], int32 [blocks]."""
+    blocks = triton.cdiv(masks.shape[0], block)
+    offsets = torch.empty((blocks, LIST), dtype=torch.int32, device=masks.device)
+    counts = torch.empty(blocks, dtype=torch.int32, device=masks.device)
+    if blocks:
+        with on_device(masks.device):
+            lists_kernel[(blocks,)](masks, offsets, counts, masks.shape[0], LIST=LIST, BLOCK=block, num_warps=1)
+    return offsets, counts
 
 
 def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:

@@ -91,7 +91,7 @@ class SubmanifoldConv(torch.autograd.Function):
         if implementation == TRITON:
             from trellis_kernels.sparse_conv import triton
 
-            return triton.forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan, stored=True)
+            return triton.forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan)
         matrices = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # [V, Ci, Co]
         return convolve(feats.contiguous(), matrices, bias, plan, implementation)
 
@@ -103,11 +103,10 @@ class SubmanifoldConv(torch.autograd.Function):
         to_feats = to_weight = to_bias = None
         with torch.autocast(feats.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                mirrored = weight.flatten(1, 3).flip(1).transpose(0, 1).contiguous()  # [V, Co, Ci]
-                to_feats = convolve(grad, mirrored, None, ctx.plan, ctx.implementation)
+                to_feats = feats_gradient(grad, weight.flatten(1, 3), ctx.plan, ctx.implementation)
             if ctx.needs_input_grad[1]:
-                summed = differentiate(feats.contiguous(), grad, ctx.plan, ctx.implementation)  # [V, Ci, Co]
-                to_weight = summed.permute(2, 0, 1).reshape(weight.shape).to(weight.dtype)
+                summed = weight_gradient(feats.contiguous(), grad, ctx.plan, ctx.implementation)
+                to_weight = summed.view(weight.shape)
             if ctx.biased and ctx.needs_input_grad[2]:
                 to_bias = grad.sum(dim=0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype)
         return to_feats, to_weight, to_bias, None, None
@@ -116,11 +115,7 @@ class SubmanifoldConv(torch.autograd.Function):
 def convolve(
     feats: torch.Tensor, matrices: torch.Tensor, bias: torch.Tensor | None, plan: ConvPlan, implementation: str
 ) -> torch.Tensor:
-    """feats [N, Ci], matrices [V, Ci, Co] -> [N, Co] by the chosen implementation."""
-    if implementation == TRITON:
-        from trellis_kernels.sparse_conv import triton
-
-        return triton.forward(feats, matrices, bias, plan)
+    """feats [N, Ci], matrices [V, Ci, Co] -> [N, Co] by the CPU's kernel or plain torch."""
     if implementation == CPU and feats.dtype == torch.float32:
         from trellis_kernels.sparse_conv import cpu
 
@@ -128,13 +123,22 @@ def convolve(
     return gathered.forward(feats, matrices, bias, plan.neighbours)
 
 
-def differentiate(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, implementation: str) -> torch.Tensor:
-    """feats [N, Ci], grad [N, Co] -> gradient to the matrices, fp32 [V, Ci, Co], by the chosen implementation."""
+def feats_gradient(grad: torch.Tensor, weight: torch.Tensor, plan: ConvPlan, implementation: str) -> torch.Tensor:
+    """grad [N, Co], weight [Co, V, Ci] -> [N, Ci] by the chosen implementation."""
+    if implementation == TRITON:
+        from trellis_kernels.sparse_conv import triton
+
+        return triton.forward(grad, weight.contiguous(), None, plan, mirrored=True)
+    return convolve(grad, weight.flip(1).transpose(0, 1).contiguous(), None, plan, implementation)
+
+
+def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, implementation: str) -> torch.Tensor:
+    """feats [N, Ci], grad [N, Co] -> [Co, V, Ci] in the dtype of feats, by the chosen implementation."""
     if implementation == TRITON:
         from trellis_kernels.sparse_conv import triton
 
         return triton.weight_gradient(feats, grad, plan)
-    return gathered.weight_gradient(feats, grad, plan.neighbours)
+    return gathered.weight_gradient(feats, grad, plan.neighbours).permute(2, 0, 1).to(feats.dtype).contiguous()
 
 
 def sparse_conv3d(

@@ -14,8 +14,8 @@ from trellis_kernels.voxel_index import reference
 class VoxelIndex:
     """An index built by `build_voxel_index`; what the two tensors hold depends on the implementation."""
 
-    keys: torch.Tensor  # int64 [N] sorted keys (reference) or [slots] hash table, -1 = empty
-    rows: torch.Tensor  # int64 [N] or int32 [slots]: row of each key
+    keys: torch.Tensor  # int64: [N] sorted keys (reference), [slots] hash table (cpu) or [N] keys by row (triton)
+    rows: torch.Tensor  # int64 [N] row of each key (reference) or int32 [slots] hash table of rows (cpu, triton)
     implementation: str
 
     def lookup(self, query: torch.Tensor) -> torch.Tensor:
@@ -47,8 +47,8 @@ def build_voxel_index(coords: torch.Tensor, *, implementation: str = "auto") -> 
     if chosen == TRITON:
         from trellis_kernels.voxel_index import triton
 
-        slot_keys, slot_rows = triton.build(coords, table_slots(coords.shape[0]))
-        return VoxelIndex(slot_keys, slot_rows, chosen)
+        row_keys, slot_rows = triton.build(coords, 2 * table_slots(coords.shape[0]))
+        return VoxelIndex(row_keys, slot_rows, chosen)
     sorted_keys, sorted_rows = reference.sort_keys(coords)
     return VoxelIndex(sorted_keys, sorted_rows, chosen)
 

@@ -1,4 +1,7 @@
-"""Open-addressing hash table of voxel keys on the GPU; the same keys and slots as cpu.py."""
+"""Open-addressing hash table of rows on the GPU, their keys beside it.
+
+A slot holds a row in four bytes and a look-up compares that row's key: eight neighbours along z share a memory sector.
+"""
 
 import torch
 import triton
@@ -7,8 +10,8 @@ import triton.language as tl
 from trellis_kernels.choice import on_device
 
 BLOCK = 256
-NO_ROW = 2**31 - 1
-EMPTY = tl.constexpr(-1)
+NO_ROW = tl.constexpr(2**31 - 1)
+NOBODY = tl.constexpr(-2)  # what no slot ever holds
 LIMIT = tl.constexpr(1 << 15)
 FACTOR = tl.constexpr(-7046029254386353131)  # 2^64 / golden ratio as a signed number (Knuth, TAOCP 3, section 6.4)
 
@@ -19,28 +22,36 @@ def pack(b, x, y, z):
     low = tl.minimum(tl.minimum(b, x), tl.minimum(y, z))
     high = tl.maximum(tl.maximum(b, x), tl.maximum(y, z))
     key = (b.to(tl.int64) << 48) | (x.to(tl.int64) << 32) | (y.to(tl.int64) << 16) | z.to(tl.int64)
-    return tl.where((low >= 0) & (high < LIMIT), key, EMPTY)
+    return tl.where((low >= 0) & (high < LIMIT), key, -1)
 
 
 @triton.jit
 def slot_of(key, mask):
-    """First slot of keys. Four consecutive z share a group of slots, so that neighbours share cache lines."""
-    group = (((key >> 2) * FACTOR) >> 32) << 2
-    return (group | (key & 3)) & mask
+    """First slot int32 of keys: eight consecutive z share a group of slots, each group in an order of its own."""
+    mixed = ((key >> 3) * FACTOR >> 32).to(tl.int32)
+    return ((mixed << 3) | ((key.to(tl.int32) ^ (mixed >> 24)) & 7)) & mask
+
+
+@triton.jit
+def next_slot(slot, mask):
+    """The same place in the next group; after the last group one place on, so that every slot is tried."""
+    moved = slot + 8
+    return (moved & mask) + (moved > mask).to(tl.int32)
 
 
 @triton.jit
 def find(keys, rows, mask, key):
-    """Rows int32 of keys, -1 where absent or negative."""
+    """Rows int32 of keys, -1 where absent or negative; keys int64 [N] by row, rows int32 [mask + 1]."""
     slot = slot_of(key, mask)
     row = tl.full(key.shape, -1, tl.int32)
     active = key >= 0
     while tl.max(tl.ravel(active.to(tl.int32)), axis=0) > 0:
-        here = tl.load(keys + slot, mask=active, other=EMPTY)
-        hit = active & (here == key)
-        row = tl.where(hit, tl.load(rows + slot, mask=hit, other=-1), row)
-        active = active & (here != key) & (here != EMPTY)
-        slot = (slot + 1) & mask
+        here = tl.load(rows + slot, mask=active, other=NO_ROW)
+        filled = here != NO_ROW
+        hit = filled & (tl.load(keys + here, mask=filled, other=-1) == key)
+        row = tl.where(hit, here, row)
+        active = filled & ~hit
+        slot = next_slot(slot, mask)
     return row
 
 
@@ -54,22 +65,31 @@ def load_key(coords, i, inside):
     return pack(b, x, y, z)
 
 
-@triton.jit
-def build_kernel(coords, keys, rows, count, mask, BLOCK: tl.constexpr):
-    """Inserts by compare and swap; the lowest row of equal keys wins, so that answers do not depend on timing."""
+@triton.jit(do_not_specialize=["count"])
+def pack_kernel(coords, keys, count, BLOCK: tl.constexpr):
+    """coords int32 [N, 4] -> keys int64 [N]."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    key = load_key(coords, i, i < count)
+    tl.store(keys + i, load_key(coords, i, i < count), mask=i < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def build_kernel(keys, rows, count, mask, BLOCK: tl.constexpr):
+    """Inserts by compare and swap; the lowest row of equal keys wins, so that answers do not depend on timing."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys + i, mask=i < count, other=-1)
     slot = slot_of(key, mask)
     active = key >= 0
     while tl.max(active.to(tl.int32), axis=0) > 0:
-        # A lane that is done swaps its own key for itself.
-        old = tl.atomic_cas(keys + slot, tl.where(active, EMPTY, key), key)
-        active = active & (old != EMPTY) & (old != key)
-        slot = tl.where(active, (slot + 1) & mask, slot)
-    tl.atomic_min(rows + slot, i.to(tl.int32), mask=key >= 0)
+        # A lane that is done swaps nothing: no slot holds NOBODY.
+        old = tl.atomic_cas(rows + slot, tl.where(active, NO_ROW, NOBODY), tl.where(active, i, NOBODY))
+        taken = active & (old != NO_ROW)
+        double = taken & (tl.load(keys + old, mask=taken, other=-1) == key)
+        tl.atomic_min(rows + slot, i, mask=double)
+        active = taken & ~double
+        slot = tl.where(active, next_slot(slot, mask), slot)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def lookup_kernel(keys, rows, query, out, count, mask, BLOCK: tl.constexpr):
     """query int32 [Q, 4] -> out int64 [Q]."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -78,13 +98,15 @@ def lookup_kernel(keys, rows, query, out, count, mask, BLOCK: tl.constexpr):
 
 
 def build(coords: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 [N, 4], a power of two > N -> keys int64 [slots], rows int32 [slots]."""
-    keys = torch.full((slots,), -1, dtype=torch.int64, device=coords.device)
-    rows = torch.full((slots,), NO_ROW, dtype=torch.int32, device=coords.device)
+    """int32 [N, 4], a power of two >= 8 and > N -> keys int64 [N], rows int32 [slots]."""
     count = coords.shape[0]
+    keys = torch.empty(count, dtype=torch.int64, device=coords.device)
+    rows = torch.full((slots,), NO_ROW.value, dtype=torch.int32, device=coords.device)
     if count:
+        grid = (triton.cdiv(count, BLOCK),)
         with on_device(coords.device):
-            build_kernel[(triton.cdiv(count, BLOCK),)](coords.contiguous(), keys, rows, count, slots - 1, BLOCK=BLOCK)
+            pack_kernel[grid](coords.contiguous(), keys, count, BLOCK=BLOCK)
+            build_kernel[grid](keys, rows, count, slots - 1, BLOCK=BLOCK)
     return keys, rows
 
 
@@ -95,5 +117,5 @@ def lookup(keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor) -> torch
     if count:
         with on_device(query.device):
             grid = (triton.cdiv(count, BLOCK),)
-            lookup_kernel[grid](keys, rows, query.contiguous(), out, count, keys.shape[0] - 1, BLOCK=BLOCK)
+            lookup_kernel[grid](keys, rows, query.contiguous(), out, count, rows.shape[0] - 1, BLOCK=BLOCK)
     return out
