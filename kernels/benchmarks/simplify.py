@@ -41,6 +41,7 @@ from trellis_app.types import DualGrid, Mesh
 SHARED = ROOT.parent / "shared"
 GOLDEN = ("torus", "hemisphere", "icosphere", "tee")
 LARGE_SIDE, LARGE_FACES = 512, 500_000
+NEAR = 0.1  # voxels
 TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
 
 
@@ -120,19 +121,26 @@ def distances(small: Surface, full: Surface, tree: Tree, count: int) -> np.ndarr
 
 
 def flipped(small: Surface, full: Surface, tree: Tree, voxel: float) -> int:
-    """Faces that look away from every face of the whole surface around the one nearest to them.
-
-    Nearest to the face's centre, and to a point a fifth of a voxel before it: a thin wall has another face behind.
-    """
-    ahead, centre = face_cross(small), small.vertices[small.faces].mean(axis=1)
-    ahead *= 0.2 * voxel / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-30)
-    near = np.hstack([full.faces[closest_points(tree, centre + step)[1]] for step in (0.0, ahead)])
-    order, valence = np.argsort(full.faces.reshape(-1), kind="stable"), np.bincount(full.faces.reshape(-1))
-    first, many = (np.cumsum(valence) - valence)[near.reshape(-1)], valence[near.reshape(-1)]
-    row = np.repeat(np.arange(len(many)), many)
-    around = order[first[row] + np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)] // 3
-    agrees = (face_cross(small)[row // 6] * face_cross(full)[around]).sum(axis=1) > 0
-    return len(small.faces) - len(np.unique(row[agrees] // 6))
+    """Faces that look away from every face of the whole surface that is as near to their centre as the nearest one,
+    give or take a tenth of a voxel: where walls touch, the nearest one may belong to the other wall."""
+    cross, centre = face_cross(small), small.vertices[small.faces].mean(axis=1)
+    step = NEAR * voxel * cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-30)
+    nearest, _ = closest_points(tree, centre)
+    limit = np.linalg.norm(nearest - centre, axis=1) + NEAR * voxel
+    agrees = np.zeros(len(cross), dtype=bool)
+    for offset in (0.0, step, -step):
+        near = closest_points(tree, (centre + offset).astype(np.float32))[1]
+        agrees |= (cross * face_cross(full)[near]).sum(axis=1) > 0
+    corners, ahead = full.vertices[full.faces], face_cross(full)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    doubtful = np.flatnonzero(~agrees)
+    for face in doubtful:
+        close = ((low <= centre[face] + limit[face]) & (high >= centre[face] - limit[face])).all(axis=1)
+        close &= ahead @ cross[face] > 0
+        if close.any():
+            gap = closest_points(build_tree(full.keep_faces(close)), centre[face : face + 1])[0] - centre[face]
+            agrees[face] = np.linalg.norm(gap) <= limit[face]
+    return int((~agrees).sum())
 
 
 def measured(
