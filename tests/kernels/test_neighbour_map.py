@@ -51,6 +51,8 @@ def test_children_take_their_parents_map(implementation: str, count: int) -> Non
     parent_map = neighbour_map(parents, implementation="reference")
     found = child_map(parent_map, slots, implementation=implementation)
     assert torch.equal(found, neighbour_map(coords, implementation="reference"))
+    some = child_map(parent_map, slots, part=slice(3, 50), implementation=implementation)
+    assert torch.equal(some, found[3:50])
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])

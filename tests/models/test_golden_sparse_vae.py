@@ -9,6 +9,7 @@ from tests.models.golden import Golden, read_golden
 from trellis_app.models.material_vae import attributes
 from trellis_app.models.shape_vae import shape_features
 from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.sparse.workspace import Workspace
 
 EXACT = {"atol": 1e-4, "rtol": 0}
 
@@ -158,3 +159,30 @@ def test_wrong_calls(shared: Path) -> None:
         shape.model(model_channels=[96, 64, 32, 16, 8])
     with pytest.raises(ValueError, match="no true children"):
         shape.model()(z).targets()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 40_000, 1 << 20])
+def test_the_workspace_changes_nothing(shared: Path, size: int) -> None:
+    golden, shape, space = read_golden(shared, "tex_dec"), read_golden(shared, "shape_dec"), Workspace(size)
+    z = SparseTensor(shape["in.feats"], shape["in.coords"])
+    model = shape.model()
+    decoding, expected = model(z.fresh(), space=space), model(z.fresh())
+    assert torch.equal(decoding.raw.coords, expected.raw.coords)
+    torch.testing.assert_close(decoding.raw.feats, expected.raw.feats, atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.upsample(z.fresh(), 4, space), expected.raw.coords)
+    z = SparseTensor(golden["in.feats"], golden["in.coords"])
+    raw = golden.model()(z, decoding.subdivisions, space).raw
+    torch.testing.assert_close(raw.feats, golden["out.raw_feats"], **EXACT)
+
+
+@torch.no_grad()
+def test_a_small_workspace_with_recorded_children(shared: Path) -> None:
+    shape = read_golden(shared, "shape_enc")
+    z = SparseTensor(torch.randn(len(shape["in.coords"]), 6), shape["in.coords"])
+    latent = shape.model()(z).mean
+    decoder = read_golden(shared, "shape_dec").model()
+    expected = decoder(latent).raw
+    found = decoder(latent, space=Workspace(40_000)).raw
+    assert torch.equal(found.coords, expected.coords)
+    torch.testing.assert_close(found.feats, expected.feats, atol=1e-5, rtol=1e-5)

@@ -22,11 +22,11 @@ from trellis_app.models.layers import convert_torso, full_precision, working_dty
 from trellis_app.sparse.layers import LayerNorm32, NormSilu, SparseConv3d
 from trellis_app.sparse.rowwise import AUTOMATIC, RowOps
 from trellis_app.sparse.tensor import Children, SparseTensor, space_to_channel
+from trellis_app.sparse.workspace import AMPLE, Workspace
 
 _CONVNEXT, _UP, _DOWN = "SparseConvNeXtBlock3d", "SparseResBlockC2S3d", "SparseResBlockS2C3d"
-_MLP_ROWS = 1 << 16  # rows of an MLP's wide middle held at once at inference on a CPU
-_MLP_ELEMENTS = 1 << 27  # and elements of it on a GPU
-_HEAD_ROWS = 1 << 20  # rows held in float32 at once by the output layer at inference
+_CPU_ROWS = 1 << 16  # rows of an MLP at once at inference on a CPU, whose cache they should fit
+_MLP_COPIES = 2 * 4 + 2  # values of a row that an MLP holds at once, in widths of the row
 
 
 def check_levels(channels: Sequence[int], num_blocks: Sequence[int], kinds: Sequence[str], allowed: str) -> None:
@@ -122,15 +122,15 @@ class ConvNeXtBlock(nn.Module):
         self.conv = SparseConv3d(channels, channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        h = self.conv(x.feats, x.cache)
+    def forward(self, x: SparseTensor, space: Workspace = AMPLE) -> SparseTensor:
         if torch.is_grad_enabled():
-            return x.replace(x.feats + self.mlp(self.norm(h)))
-        count = max(1, _MLP_ELEMENTS // (4 * h.shape[1])) if h.is_cuda else _MLP_ROWS
-        out = torch.empty_like(x.feats)
-        for feats, rows, place in zip(x.feats.split(count), h.split(count), out.split(count), strict=True):
-            torch.add(feats, self.mlp(self.norm(rows)), out=place)
-        return x.replace(out)
+            return x.replace(x.feats + self.mlp(self.norm(self.conv(x.feats, x.cache))))
+        h = self.conv(x.feats, x.cache, space)
+        count = space.rows(_MLP_COPIES * h.shape[1] * h.element_size())
+        count = count if h.is_cuda else min(count, _CPU_ROWS)
+        for feats, rows in zip(x.feats.split(count), h.split(count), strict=True):
+            torch.add(feats, self.mlp(self.norm(rows)), out=rows)
+        return x.replace(h)
 
 
 class DownBlock(nn.Module):
@@ -176,15 +176,22 @@ class UpBlock(nn.Module):
             raise ValueError(f"the subdivision has {len(logits.feats)} rows, the features have {len(x.feats)}")
         return logits.cache.subdivide(logits.feats > 0)
 
-    def forward(self, x: SparseTensor, guide: SparseTensor | None) -> tuple[SparseTensor, SparseTensor | None]:
-        """Fine features, and the subdivision logits if this block predicts them."""
+    def subdivided(self, x: SparseTensor, guide: SparseTensor | None) -> tuple[Children, SparseTensor | None]:
+        """The fine voxels, and the subdivision logits if this block predicts them."""
         logits = x.replace(self.to_subdiv(x.feats)) if self.to_subdiv is not None else None
-        children = self.existing(x, logits if guide is None else guide)
-        h = self.conv1.to_children(self.norm1(x.feats), x.cache, children)
-        h = self.norm2(h)  # one name for all of them: each is freed as soon as the next is there
-        h = self.conv2(h, children.cache)
-        h = self.row_ops.add_parents(h, x.feats, children.slots)
-        return SparseTensor(h, children.cache.coords, children.cache), logits
+        return self.existing(x, logits if guide is None else guide), logits
+
+    def forward(
+        self, x: SparseTensor, guide: SparseTensor | None, space: Workspace = AMPLE
+    ) -> tuple[SparseTensor, SparseTensor | None]:
+        """Fine features, and the subdivision logits if this block predicts them."""
+        children, logits = self.subdivided(x, guide)
+        fine = children.cache
+        h = self.conv1.to_children(self.norm1(x.feats), x.cache, children, space)
+        h = space.overwritten(h, lambda rows, _: self.norm2(rows))
+        h = self.conv2(h, fine, space)  # one name for all of them: each is freed as soon as the next is there
+        h = space.overwritten(h, lambda rows, at: self.row_ops.add_parents(rows, x.feats, children.slots[at]))
+        return SparseTensor(h, fine.coords, fine), logits
 
 
 def _initialise(module: nn.Module) -> None:
@@ -263,12 +270,15 @@ class SparseDecoder(nn.Module):
         with full_precision(z.feats):
             return z.replace(self.from_latent(z.feats.float()).to(working_dtype(z.feats, self.torso_dtype)))
 
-    def forward(self, z: SparseTensor, guides: Sequence[SparseTensor] | None = None) -> Decoding:
+    def forward(
+        self, z: SparseTensor, guides: Sequence[SparseTensor] | None = None, space: Workspace = AMPLE
+    ) -> Decoding:
         """Decode denormalised latents.
 
         Args:
             z: feats [N, latent_channels]. If an encoder made its cache, the recorded children are used.
             guides: `Decoding.subdivisions` of the shape decoder, for a decoder that predicts none.
+            space: for temporary results, at inference; it decides the memory, not the result.
 
         Raises ValueError for guides handed to a predicting decoder, or none where they are needed.
         """
@@ -278,28 +288,30 @@ class SparseDecoder(nn.Module):
         for level, blocks in enumerate(self.blocks):
             for block in cast(nn.ModuleList, blocks):
                 if isinstance(block, UpBlock):
-                    h, logits = block(h, guides[level] if guides is not None else None)
+                    h, logits = block(h, guides[level] if guides is not None else None, space)
                     subdivisions += [logits] if logits is not None else []
                 else:
-                    h = block(h)
-        return Decoding(raw=h.replace(self._leave(h.feats)), subdivisions=tuple(subdivisions))
+                    h = block(h, space)
+        return Decoding(raw=h.replace(self._leave(h.feats, space)), subdivisions=tuple(subdivisions))
 
-    def _leave(self, feats: torch.Tensor) -> torch.Tensor:
+    def _leave(self, feats: torch.Tensor, space: Workspace) -> torch.Tensor:
         """Fine rows [M, C] -> float32 [M, out_channels]."""
-        count = max(1, len(feats)) if torch.is_grad_enabled() else _HEAD_ROWS
+        count = max(1, len(feats)) if torch.is_grad_enabled() else space.rows(4 * (feats.shape[1] + 7))
         with full_precision(feats):
             parts = feats.split(count)
             return torch.cat([self.output_layer(self.row_ops.norm(x, None, None, 1e-5, torch.float32)) for x in parts])
 
-    def upsample(self, z: SparseTensor, levels: int) -> torch.Tensor:
+    def upsample(self, z: SparseTensor, levels: int, space: Workspace = AMPLE) -> torch.Tensor:
         """int32 [M, 4] coords after `levels` doublings; nothing beyond them is computed."""
         if not 0 < levels < len(self.blocks):
             raise ValueError(f"levels is {levels}, expected 1 to {len(self.blocks) - 1}")
         h = self._enter(z)
-        for blocks in list(self.blocks)[:levels]:
-            for block in cast(nn.ModuleList, blocks):
-                if isinstance(block, UpBlock):
-                    h, _ = block(h, None)
-                else:
-                    h = block(h)
-        return h.coords
+        for blocks in list(self.blocks)[: levels - 1]:
+            *plain, up = cast(nn.ModuleList, blocks)
+            for block in plain:
+                h = block(h, space)
+            h, _ = up(h, None, space)
+        *plain, up = cast(nn.ModuleList, self.blocks[levels - 1])
+        for block in plain:
+            h = block(h, space)
+        return cast(UpBlock, up).subdivided(h, None)[0].cache.coords

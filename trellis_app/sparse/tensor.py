@@ -7,7 +7,7 @@ int32 (batch, x, y, z), 0 <= x, y, z < 2^16.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -75,17 +75,37 @@ class SpatialCache:
         return self.remember("packing", lambda: Packing(self.lengths, self.coords.device))
 
     @property
+    def neighbours(self) -> torch.Tensor:
+        """int32 [N, 27]: the rows of the 3x3x3 neighbourhood."""
+        return self.remember("neighbours", lambda: self._neighbours_of(slice(0, len(self.coords))))
+
+    @property
     def convolution(self) -> ConvPlan:
         """The 3x3x3 neighbourhoods, grouped for the convolution."""
-        return self.remember("convolution", self._plan)
+        return self.remember("convolution", lambda: plan_conv(self.neighbours))
 
-    def _plan(self) -> ConvPlan:
-        """On a GPU, children take their neighbours from their parents' map where that is known: no search."""
+    def neighbourhoods(self, most: int) -> Iterator[tuple[slice, ConvPlan]]:
+        """`convolution` in stretches of at most `most` rows, each made when it is asked for and kept by nobody."""
+        for begin in range(0, len(self.coords), most):
+            part = slice(begin, min(begin + most, len(self.coords)))
+            yield part, plan_conv(self._neighbours_of(part))
+
+    def _neighbours_of(self, part: slice) -> torch.Tensor:
+        """Rows of `neighbours`. On a GPU, children take them from their parents' map: no search."""
+        if "neighbours" in self._memo:
+            return self.neighbours[part]
         parents = self._parents() if self._parents is not None else None
-        if parents is None or not self.coords.is_cuda or "convolution" not in parents._memo:
-            return plan_conv(neighbour_map(self.coords))
-        assert self._slots is not None
-        return plan_conv(child_map(parents.convolution.neighbours, self._slots))
+        if parents is not None and self.coords.is_cuda:
+            assert self._slots is not None
+            return child_map(parents.neighbours, self._slots, part=part)
+        if part.stop - part.start < len(self.coords):
+            return self.neighbours[part]
+        return neighbour_map(self.coords)
+
+    def forget_neighbours(self) -> None:
+        """Free the neighbour maps and their groupings; they are made again when they are asked for."""
+        for key in ("neighbours", "convolution"):
+            self._memo.pop(key, None)
 
     def coarsen(self) -> SpatialCache:
         """The voxels of half the resolution in lexicographic order, with `recorded` children leading back here."""
@@ -112,10 +132,11 @@ class SpatialCache:
         if known is not None and torch.equal(known[0], mask):
             return known[1]
         slots = mask.flatten().nonzero().flatten()
-        octant = slots % 8
-        offset = torch.stack([torch.zeros_like(octant), octant & 1, octant >> 1 & 1, octant >> 2 & 1], dim=1)
-        scale = torch.tensor([1, 2, 2, 2], dtype=torch.int32, device=mask.device)
-        coords = self.coords.index_select(0, slots // 8) * scale + offset.int()
+        octant = (slots % 8).int()
+        coords = self.coords.index_select(0, slots // 8)
+        coords[:, 1:] *= 2
+        for axis in range(3):
+            coords[:, axis + 1] += octant >> axis & 1
         children = Children(slots=slots, cache=SpatialCache(coords))
         children.cache._parents, children.cache._slots = weakref.ref(self), slots
         self._memo["subdivision"] = (mask, children)

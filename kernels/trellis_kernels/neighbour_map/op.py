@@ -38,11 +38,14 @@ def neighbour_map(
     return reference.neighbour_map(coords, kernel_size=kernel_size, dilation=dilation)
 
 
-def child_map(parent_map: torch.Tensor, slots: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+def child_map(
+    parent_map: torch.Tensor, slots: torch.Tensor, *, part: slice = slice(None), implementation: str = "auto"
+) -> torch.Tensor:
     """The 3x3x3 map of voxels that are children of others, from the parents' map, without any search.
 
     parent_map: int32 [P, 27] of all parents; slots: int64 [M] parent row * 8 + child number s, the child at twice the
-    parent's place + (s & 1, s >> 1 & 1, s >> 2 & 1), none twice. Returns int32 [M, 27], what `neighbour_map` gives.
+    parent's place + (s & 1, s >> 1 & 1, s >> 2 & 1), none twice. Returns int32 [M, 27], what `neighbour_map` gives, or
+    the rows of it that `part` selects.
     """
     if parent_map.ndim != 2 or parent_map.shape[1] != 27 or parent_map.dtype != torch.int32:
         raise ValueError(f"parent_map must be int32 [P, 27], got {parent_map.dtype} {list(parent_map.shape)}")
@@ -51,8 +54,8 @@ def child_map(parent_map: torch.Tensor, slots: torch.Tensor, *, implementation: 
     if choose(implementation, slots.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.child_map(parent_map.contiguous(), rows, slots.contiguous())
-    return reference.child_map(parent_map, rows, slots)
+        return triton.child_map(parent_map.contiguous(), rows, slots[part].contiguous())
+    return reference.child_map(parent_map, rows, slots[part])
 
 
 def neighbour_mask(neighbours: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
