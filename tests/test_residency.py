@@ -6,22 +6,41 @@ import pytest
 import torch
 from torch import nn
 
-from trellis_app.residency import GB, WORKSPACE_GB, Berth, MemoryPlan, Residency, plan
+from trellis_app.memory import GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, out_of_memory, plan
+from trellis_app.residency import Attempt, Berth, Residency
+from trellis_app.sparse.workspace import Workspace
 
 SIZES = {"a": 3 * GB, "b": 2 * GB, "c": 1 * GB}
+RELEASED = {f"flow {n}": 26 * GB // 10 for n in range(5)} | {"shape": GB, "material": GB, "encoder": 12 * GB // 10}
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("budget", "expected"),
-    [
-        (WORKSPACE_GB + 6, MemoryPlan(frozenset("abc"))),
-        (WORKSPACE_GB + 5.9, MemoryPlan(frozenset(), ahead=True)),
-        (8, MemoryPlan(frozenset(), ahead=False)),
-    ],
+    ("budget", "stays", "ahead"),
+    [(24, True, False), (16, False, True), (12, False, True), (8, False, False), (6, False, False), (1, False, False)],
 )
-def test_plan(budget: float, expected: MemoryPlan) -> None:
-    assert plan(SIZES, "cuda", budget) == expected
+def test_plan_of_the_released_models(budget: float, stays: bool, ahead: bool) -> None:
+    found = plan(RELEASED, "cuda", budget)
+    assert found.stays == (frozenset(RELEASED) if stays else frozenset())
+    assert found.ahead == ahead
+    assert LEAST_SPACE <= found.space.size <= MOST_SPACE
+    assert not found.frugal
+
+
+def test_less_memory_means_less_space_and_a_retry_still_less() -> None:
+    plans = [plan(RELEASED, "cuda", budget) for budget in (80, 8, 7, 6, 5, 4, 1)]
+    sizes = [one.space.size for one in plans]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == MOST_SPACE
+    assert all(one.smallest().space.size < one.space.size and one.smallest().frugal for one in plans)
+
+
+def test_words_of_a_full_gpu() -> None:
+    assert out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert out_of_memory(RuntimeError("Triton Error [CUDA]: out of memory"))
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+    assert not out_of_memory(None)
 
 
 def test_all_stay_on_a_cpu() -> None:
@@ -122,6 +141,7 @@ def test_shrinking_sends_staying_models_home(pretended: Residency) -> None:
     pretended.shrink()
     assert not pretended.can_shrink
     assert [storage(models[key]) for key in "ab"] == [pretended._berths[key]._host.data_ptr() for key in "ab"]
+    assert pretended.plan.frugal
     pretended.plan = MemoryPlan(frozenset("ab"))
     with pretended.resident("a", models["a"]):
         models["a"][0].weight.data = models["a"][0].weight.data.clone()  # as if moved to the device again
@@ -147,3 +167,29 @@ def test_a_model_in_use_stays_while_another_comes(pretended: Residency) -> None:
             assert storage(models[key]) == berth._host.data_ptr()
             assert berth._coming is None
             assert torch.equal(models[key][0].weight, expected[key])
+
+
+def test_one_more_attempt_with_a_smaller_plan(pretended: Residency) -> None:
+    pretended.plan = MemoryPlan(frozenset(), space=Workspace(1 << 30))
+    seen: list[MemoryPlan] = []
+    let_go: list[bool] = []
+
+    def work(failures: int) -> None:
+        for attempt in pretended.attempts(lambda: let_go.append(True)):
+            with attempt:
+                seen.append(pretended.plan)
+                if len(seen) <= failures:
+                    raise torch.cuda.OutOfMemoryError("full")
+
+    work(failures=1)
+    assert let_go == [True]
+    assert [one.space.size for one in seen] == [1 << 30, LEAST_SPACE]
+    seen.clear()
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # the smallest plan was tried
+        work(failures=1)
+    assert len(seen) == 1
+
+
+def test_an_attempt_swallows_nothing_else() -> None:
+    with pytest.raises(ValueError, match="other"), Attempt(final=False):
+        raise ValueError("other")

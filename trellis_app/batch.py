@@ -22,9 +22,9 @@ import torch
 
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
+from trellis_app.memory import FINISH_GB, GB
 from trellis_app.pipeline import ImageTo3D, Run
 from trellis_app.progress import RunClock
-from trellis_app.residency import GB, WORKSPACE_GB
 from trellis_app.settings import GenerationRequest
 from trellis_app.types import ImageFeatures, MaterialLatent, OVoxel, PreparedImage, ShapeLatent, Stage, StageEvent
 
@@ -87,7 +87,7 @@ def group_size(pipeline: ImageTo3D) -> int:
         return 1
     free, _ = torch.cuda.mem_get_info(pipeline.device)
     unused = torch.cuda.memory_reserved(pipeline.device) - torch.cuda.memory_allocated(pipeline.device)
-    room = (free + unused) / GB - WORKSPACE_GB
+    room = (free + unused) / GB - FINISH_GB
     return max(1, min(MOST_TOGETHER, int(room // SAMPLE_GB)))
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from trellis_app.errors import MachineError, SettingsError
+from trellis_app.memory import out_of_memory
 from trellis_app.types import DualGrid, Occupancy, OVoxel
 
 Result = TypeVar("Result", Occupancy, DualGrid, OVoxel)
@@ -49,7 +50,9 @@ def memory_told() -> Iterator[None]:
     """Turns a GPU that ran out of memory into a MachineError."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         torch.cuda.empty_cache()
         raise MachineError(
             "The GPU ran out of memory.", "Choose a lower resolution or close other programs that use the GPU."

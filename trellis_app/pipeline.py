@@ -35,6 +35,7 @@ from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
 from trellis_app.manifest import Preset
+from trellis_app.memory import limit_process, out_of_memory, plan
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
 from trellis_app.models.fp8 import check_fp8, use_fp8
@@ -44,7 +45,7 @@ from trellis_app.models.shape_vae import ShapeDecoder, ShapeEncoder, shape_featu
 from trellis_app.models.structure_flow import StructureFlow
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
-from trellis_app.residency import Attempt, Residency, plan
+from trellis_app.residency import Attempt, Residency
 from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor, SpatialCache
@@ -118,6 +119,8 @@ class ImageTo3D:
         for key, tool in ((ENCODER, self._encoder), (MATTE, self._matte)):
             network = network_of(tool)
             sizes[key] = sum(p.numel() * p.element_size() for p in network.parameters()) if network else 0
+        if memory_budget_gb is not None and device.type == "cuda":
+            limit_process(device, memory_budget_gb)
         self._residency = Residency(device, plan(sizes, device, memory_budget_gb))
         self._shares: dict[Stage, float] | None = None
 
@@ -195,7 +198,7 @@ class ImageTo3D:
         if preset.cascade_to is None:
             return ShapeLatent(latent, (preset.first,) * latent.batch_size)
         with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            voxels = decoder.upsample(latent.fresh(), 4)
+            voxels = decoder.upsample(latent.fresh(), 4, self._residency.plan.space)
         parts = [voxels[voxels[:, 0] == item] for item in range(latent.batch_size)]
         if not all(map(len, parts)):
             raise EmptyAssetError(*NO_SURFACE)
@@ -233,8 +236,10 @@ class ImageTo3D:
     def decode_shape(self, shape: ShapeLatent) -> tuple[DualGrid, tuple[SparseTensor, ...]]:
         """Shape latent -> dual grid, and the subdivisions that guide the material decoder."""
         with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            decoding = decoder(shape.latent.fresh())
+            decoding = decoder(shape.latent.fresh(), space=self._residency.plan.space)
             (grid,) = decoder.dual_grids(decoding.raw, shape.resolution)
+        if self._residency.plan.frugal:
+            forget_neighbours(decoding.subdivisions)
         if len(grid.coords) == 0 or not bool(grid.crossed.any()):
             raise EmptyAssetError(*NO_SURFACE)
         return grid, decoding.subdivisions
@@ -254,7 +259,8 @@ class ImageTo3D:
         guides: of `decode_shape`; None where the latent came from `encode_shape` of this grid.
         """
         with self._resident("tex_slat_decoder", MaterialDecoder) as decoder:
-            raw = decoder(material.latent if guides is None else material.latent.fresh(), guides).raw
+            latent = material.latent if guides is None else material.latent.fresh()
+            raw = decoder(latent, guides, self._residency.plan.space).raw
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
     def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
@@ -263,12 +269,18 @@ class ImageTo3D:
         Works on the pipeline's device, and on the CPU where the GPU has no room. Beats every half second with the step
         at work, and can be closed at any beat.
         """
+        self._residency.rest()
         try:
-            yield from self._finish(on_device(asset, self.device), options, clock)
-        except torch.cuda.OutOfMemoryError:
-            LOG.warning("The GPU has no room for finishing; it is done on the CPU.")
-            torch.cuda.empty_cache()
-            yield from self._finish(on_cpu(asset), options, clock)
+            for attempt in self._residency.attempts(self._drop_recordings):
+                with attempt:
+                    yield from self._finish(on_device(asset, self.device), options, clock)
+            return
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        LOG.warning("The GPU has no room for finishing; it is done on the CPU.")
+        torch.cuda.empty_cache()
+        yield from self._finish(on_cpu(asset), options, clock)
 
     def _finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
         signal = StopSignal()
@@ -293,31 +305,36 @@ class ImageTo3D:
         run = self.begin(prepared, request, clock)
         yield from self.fetch(run.preset, clock)
         with memory_told():
-            yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
-            for attempt in self._attempts(run):
-                with attempt:
-                    occupancy = yield from self.structure(run)
-            yield self.done(clock, Stage.STRUCTURE, occupancy)
-            for attempt in self._attempts(run):
-                with attempt:
-                    shape = yield from self.shape(occupancy, run)
-            yield clock.event(Stage.SHAPE, "building the surface", 9, 10)
-            for attempt in self._attempts(run):
-                with attempt:
-                    grid, guides = self.decode_shape(shape)
-            yield self.done(clock, Stage.SHAPE, grid)
-            for attempt in self._attempts(run):
-                with attempt:
-                    material = yield from self.material(shape, run)
-            yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
-            for attempt in self._attempts(run):
-                with attempt:
-                    asset = self.decode_material(material, grid, guides)
-            yield self.done(clock, Stage.MATERIAL, asset)
-            self._residency.rest()
+            asset = yield from self._asset(run)
             if finish:
                 yield from self.finish(asset, request.finish, clock)
         self._shares = clock.shares()
+
+    def _asset(self, run: Run) -> Generator[StageEvent, None, OVoxel]:
+        """The three stages; what they hand each other on the device is let go at the end."""
+        clock = run.clock
+        yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
+        for attempt in self.attempts(run):
+            with attempt:
+                occupancy = yield from self.structure(run)
+        yield self.done(clock, Stage.STRUCTURE, occupancy)
+        for attempt in self.attempts(run):
+            with attempt:
+                shape = yield from self.shape(occupancy, run)
+        yield clock.event(Stage.SHAPE, "building the surface", 9, 10)
+        for attempt in self.attempts(run):
+            with attempt:
+                grid, guides = self.decode_shape(shape)
+        yield self.done(clock, Stage.SHAPE, grid)
+        for attempt in self.attempts(run, guides):
+            with attempt:
+                material = yield from self.material(shape, run)
+        yield clock.event(Stage.MATERIAL, "colouring the surface", 9, 10)
+        for attempt in self.attempts(run, guides):
+            with attempt:
+                asset = self.decode_material(material, grid, guides)
+        yield self.done(clock, Stage.MATERIAL, asset)
+        return asset
 
     def fetch(self, preset: Preset, clock: RunClock) -> Generator[StageEvent, None, None]:
         """Download the weights that a preset needs and that are not here yet, an event about every half second."""
@@ -348,20 +365,25 @@ class ImageTo3D:
         """The last event of a stage."""
         return clock.event(stage, "done", 1, 1, on_cpu(result))
 
-    def _attempts(self, run: Run) -> Iterator[Attempt]:
-        """One attempt at a stage; a second one with a smaller memory plan where the GPU ran out of memory."""
+    def attempts(self, run: Run, guides: tuple[SparseTensor, ...] = ()) -> Iterator[Attempt]:
+        """One attempt at a stage; a second one with a smaller memory plan where the GPU ran out of memory.
+
+        guides: of `decode_shape`, whose neighbour maps then go.
+        """
         states = [random.get_state() for random in run.randoms]
-        first = Attempt(final=not self._residency.can_shrink)
-        yield first
-        if first.failed:
-            LOG.warning("the GPU ran out of memory; this stage is tried again with less of the model on it")
-            for model in self.bundle.loaded:
-                if isinstance(model, FlowTransformer):
-                    model.recordings.clear()
-            self._residency.shrink()
+
+        def let_go() -> None:
+            self._drop_recordings()
+            forget_neighbours(guides)
             for random, state in zip(run.randoms, states, strict=True):
                 random.set_state(state)
-            yield Attempt(final=True)
+
+        return self._residency.attempts(let_go)
+
+    def _drop_recordings(self) -> None:
+        for model in self.bundle.loaded:
+            if isinstance(model, FlowTransformer):
+                model.recordings.clear()
 
     def _at_hand(self, key: str, tool: object) -> AbstractContextManager[object]:
         """The network inside an encoder or background remover on the device, if it has one."""
@@ -377,14 +399,16 @@ class ImageTo3D:
                 f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
                 "Use the pipeline.json that belongs to the bundle.",
             )
-        flow: nn.Module | None = model if isinstance(model, FlowTransformer) else None
-        if self.precision == "fp8" and isinstance(flow, FlowTransformer) and use_fp8(flow, self.device):
+        flow: FlowTransformer | None = model if isinstance(model, FlowTransformer) else None
+        if self.precision == "fp8" and flow is not None and use_fp8(flow, self.device):
             self._residency.forget(key)
+        if flow is not None:
+            flow.recordings.enabled = not self._residency.plan.frugal
         with self._residency.resident(key, model):
             try:
                 yield model
             finally:
-                if isinstance(flow, FlowTransformer) and not self._residency.stays(key):
+                if flow is not None and not self._residency.stays(key):
                     flow.recordings.clear()
 
     def _sample(
@@ -402,6 +426,12 @@ class ImageTo3D:
         tokens = features.tokens.to(self.device)
         # All keys and values of zeros are alike, so attention to one of them is attention to all.
         return {True: flow.remember(tokens), False: flow.remember(torch.zeros_like(tokens[:, :1]))}
+
+
+def forget_neighbours(guides: tuple[SparseTensor, ...]) -> None:
+    """Free the neighbour maps that a decoder leaves with its subdivisions for the next decoder."""
+    for guide in guides:
+        guide.cache.forget_neighbours()
 
 
 def network_of(tool: object) -> nn.Module | None:

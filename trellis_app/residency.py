@@ -1,53 +1,27 @@
 """Which model is on the GPU when.
 
-All models of the 4B bundle together do not fit a small GPU, but one at a time does. `plan` decides once, from a memory
-budget, which stay there. The others wait in pinned main memory, one block each, and come in one copy at the speed of
-the bus; the next one may come while the one before works.
+All models of the 4B bundle together do not fit a small GPU, but one at a time does. A plan (memory.py) says which stay
+there. The others wait in pinned main memory, one block each, and come in one copy at the speed of the bus; the next one
+may come while the one before works. Where the GPU runs out of memory, a smaller plan takes the place of the first.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from trellis_app.memory import MemoryPlan, out_of_memory
+
+LOG = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
-GB = 10**9
-WORKSPACE_GB = 6.0  # activations of the largest stage: decoding 1536^3 (5.3 M voxels)
-LOOK_AHEAD_GB = 9.0  # budget from which two models may be there at once
 _ALIGN = 256  # bytes
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """How a budget is kept."""
-
-    stays: frozenset[str]  # keys of the models that never leave the device
-    ahead: bool = False  # the next model comes while one works
-
-    def smallest(self) -> MemoryPlan:
-        """What is tried after the device ran out of memory."""
-        return MemoryPlan(frozenset())
-
-
-def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> MemoryPlan:
-    """All models stay where they fit beside the workspace of the largest stage, else none does.
-
-    weight_bytes: of each model there. budget_gb: memory to use; on a CPU everything stays; on a GPU all that is free
-    where no budget is given.
-    """
-    device = torch.device(device)
-    if device.type == "cpu":
-        return MemoryPlan(frozenset(weight_bytes))
-    total = torch.cuda.mem_get_info(device)[0] if budget_gb is None else budget_gb * GB
-    if sum(weight_bytes.values()) + WORKSPACE_GB * GB <= total:
-        return MemoryPlan(frozenset(weight_bytes))
-    return MemoryPlan(frozenset(), ahead=total >= LOOK_AHEAD_GB * GB)
 
 
 class Berth:
@@ -141,9 +115,9 @@ class Residency:
     def resident(self, key: str, model: Model) -> Iterator[Model]:
         """The model on the device; afterwards in main memory again, unless it may stay."""
         if key in self.plan.stays or not self.moves:
+            self._staying[key] = model
             with torch.inference_mode(False):
                 model.to(self.device)
-            self._staying[key] = model
             yield model
             return
         with torch.inference_mode(False), torch.no_grad():
@@ -156,6 +130,7 @@ class Residency:
         finally:
             with torch.inference_mode(False), torch.no_grad():
                 berth.leave()
+            torch.cuda.empty_cache()  # a block of this size must not be split for small things that stay
 
     def rest(self) -> None:
         """Free what was fetched ahead: no model is needed for a while."""
@@ -169,7 +144,7 @@ class Residency:
 
     @property
     def can_shrink(self) -> bool:
-        return self.moves and self.plan != self.plan.smallest()
+        return self.moves and not self.plan.frugal
 
     def shrink(self) -> None:
         """Go over to the smallest plan: every model leaves the device, and what it holds for nobody is freed."""
@@ -179,7 +154,21 @@ class Residency:
                 self._berth(key, model).dock()
         self._staying.clear()
         self.rest()
+        gc.collect()  # a failed attempt that ran in a thread is held by its own error
         torch.cuda.empty_cache()
+
+    def attempts(self, let_go: Callable[[], None]) -> Iterator[Attempt]:
+        """One attempt at something; where the GPU ran out of memory, `let_go()` and a second one with a smaller plan.
+
+        The second one raises OutOfMemoryError as if it were the only one.
+        """
+        first = Attempt(final=not self.can_shrink)
+        yield first
+        if first.failed:
+            LOG.warning("The GPU ran out of memory; trying again with less kept on it.")
+            let_go()
+            self.shrink()
+            yield Attempt(final=True)
 
     def _call_follower(self, key: str) -> None:
         """Remember that `key` came; if two models have room, let the one come that followed last time."""
@@ -213,5 +202,5 @@ class Attempt(AbstractContextManager["Attempt"]):
         self._final = final
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.failed = isinstance(error, torch.cuda.OutOfMemoryError) and not self._final
+        self.failed = out_of_memory(error) and not self._final
         return self.failed

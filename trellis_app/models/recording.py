@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,7 @@ class Recording:
     def __init__(self, forward: Forward, inputs: FlowInputs) -> None:
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = inputs.copied()
+            torch.cuda.empty_cache()  # a recording has memory of its own and cannot use what is kept for later
             self._graph = torch.cuda.CUDAGraph()
             current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
             stream.wait_stream(current)
@@ -56,8 +58,11 @@ class Recording:
                 self._graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     self._out = forward(self._inputs)
-                finally:
-                    self._graph.capture_end()
+                except RuntimeError:
+                    with suppress(RuntimeError):  # it may complain of the same failure again
+                        self._graph.capture_end()
+                    raise
+                self._graph.capture_end()
             current.wait_stream(stream)
         self._phases, self._memory = weakref.ref(inputs.phases), weakref.ref(inputs.memory)
 
@@ -79,11 +84,15 @@ class Recording:
 class Recordings:
     """The recordings of one model, oldest first."""
 
+    enabled = True  # False: every pass is run as it is, which takes less memory
+
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Recording] = {}
 
     def run(self, forward: Forward, inputs: FlowInputs, weights: torch.Tensor) -> torch.Tensor:
         """`forward(inputs)`, the first time as it is, then from the recording; `weights` tells where the model lies."""
+        if not self.enabled:
+            return forward(inputs)
         key = (*inputs.shape, weights.data_ptr())
         if key in self._known:
             return self._known[key].replay(inputs)

@@ -103,9 +103,11 @@ class SpatialCache:
         return neighbour_map(self.coords)
 
     def forget_neighbours(self) -> None:
-        """Free the neighbour maps and their groupings; they are made again when they are asked for."""
+        """Free the neighbour maps of these voxels and of all made from them; they are made again when asked for."""
         for key in ("neighbours", "convolution"):
             self._memo.pop(key, None)
+        if "subdivision" in self._memo:
+            self._memo["subdivision"][1].cache.forget_neighbours()
 
     def coarsen(self) -> SpatialCache:
         """The voxels of half the resolution in lexicographic order, with `recorded` children leading back here."""

@@ -1,0 +1,75 @@
+"""What is kept on the GPU, decided from the memory there is.
+
+The figures are those of the released models at 1536^3, measured with `bench pipeline --memory-budget`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from trellis_app.sparse.workspace import AMPLE, Workspace
+
+GB = 10**9
+CONTEXT_GB = 0.6  # CUDA itself, its libraries and compiled kernels: outside torch's allocator
+FINISH_GB = 6.0  # beside the models that stay: the largest finishing, or what a decoder and its results take
+FLOW_GB = 3.0  # beside a flow's weights: 21,000 tokens, keys and values of the picture, results of the stages before
+DECODER_GB = 2.6  # features that a decoder cannot do without, and its results
+LEAST_SPACE, MOST_SPACE = 64 << 20, AMPLE.size
+SLACK = 3  # of what a plan leaves free, one part is planned with: sizes are estimates, and memory splinters
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a budget is kept."""
+
+    stays: frozenset[str]  # keys of the models that never leave the device
+    ahead: bool = False  # the next model comes while one works
+    space: Workspace = AMPLE  # for a decoder's temporary results
+    frugal: bool = False  # what can be made again is not kept: neighbour maps, recorded passes
+
+    def smallest(self) -> MemoryPlan:
+        """What is tried after the device ran out of memory."""
+        return MemoryPlan(frozenset(), space=Workspace(min(LEAST_SPACE, self.space.size // 4)), frugal=True)
+
+
+def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> MemoryPlan:
+    """All models stay where they fit beside the largest stage, else none does; decoders get a share of what is left.
+
+    weight_bytes: of each model there. budget_gb: memory to use; on a CPU everything stays; on a GPU all that is free
+    where no budget is given.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return MemoryPlan(frozenset(weight_bytes))
+    budget = torch.cuda.mem_get_info(device)[0] / GB if budget_gb is None else budget_gb
+    room, largest = budget - CONTEXT_GB, max(weight_bytes.values(), default=0) / GB
+    stays = sum(weight_bytes.values()) / GB + FINISH_GB <= room
+    ahead = not stays and 2 * largest + FLOW_GB <= room
+    resident = sum(weight_bytes.values()) / GB if stays else (2 if ahead else 1) * largest
+    space = int((room - resident - DECODER_GB) / SLACK * GB)
+    return MemoryPlan(
+        frozenset(weight_bytes) if stays else frozenset(),
+        ahead,
+        Workspace(min(max(space, LEAST_SPACE), MOST_SPACE)),
+    )
+
+
+def limit_process(device: torch.device, budget_gb: float) -> None:
+    """Let torch's allocator take no more of a GPU than a budget leaves beside the context.
+
+    At the limit the allocator gives back what it only keeps for later, and then raises OutOfMemoryError.
+    """
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = (budget_gb - CONTEXT_GB) * GB / total
+    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that the GPU's memory is full: torch's own, or one of a library below it."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    words = ("out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
