@@ -55,6 +55,9 @@ def test_triton_sums(count: int, serves: int, dtype: torch.dtype) -> None:
     same(op.gated_sum(x, gate, update, **chosen), reference.gated_sum(x, gate, update), dtype)
     ours = op.gated_sum_norm(x, gate, update, weight, bias, 1e-6, **chosen)
     same(ours, reference.gated_sum_norm(x, gate, update, weight, bias, 1e-6), dtype)
+    for offset in (None, gate):
+        ours = op.gated_sum_modulated_norm(x, gate, update, (scale, shift), 1e-6, offset, **chosen)
+        same(ours, reference.gated_sum_modulated_norm(x, gate, update, (scale, shift), 1e-6, offset), dtype)
     for part in (update, gate):
         ours = op.sum_modulated_norm(x, part, scale, shift, 1e-6, **chosen)
         same(ours, reference.sum_modulated_norm(x, part, scale, shift, 1e-6), dtype)
@@ -83,15 +86,47 @@ def test_triton_parents(width: int, channels: int) -> None:
     same(ours, h + share[:, torch.arange(channels, device=DEVICE) * share.shape[1] // channels], torch.float32)
 
 
-@pytest.mark.parametrize("implementation", ["reference", pytest.param(TRITON, marks=[needs_triton])])
+ROUNDED = ["reference", pytest.param(TRITON, marks=[needs_triton])]
+
+
+def restored(rounded: reference.Fp8Rows, exact: torch.Tensor) -> bool:
+    """Whether the right dtypes came, and each number within half a step of e4m3 or of its smallest numbers."""
+    values, factor = rounded
+    assert (values.dtype, factor.dtype, factor.shape) == (torch.float8_e4m3fn, torch.float32, (len(exact), 1))
+    room = exact.abs() / 16 + exact.abs().amax(1, keepdim=True) / 448 / 64
+    return bool(((values.float() * factor - exact).abs() <= room).all())
+
+
+@pytest.mark.parametrize("implementation", ROUNDED)
 def test_quantised_rows(implementation: str) -> None:
     if implementation == TRITON and INTERPRETED:
         pytest.skip("Triton's interpreter has no float8 of torch")
     x = draw(17, 200) * torch.logspace(-6, 3, 17, device=DEVICE)[:, None]
     x[3] = 0
-    found, factor = op.quantise_rows(x, implementation=implementation)
-    assert (found.dtype, factor.dtype, factor.shape) == (torch.float8_e4m3fn, torch.float32, (17, 1))
-    assert ((found.float() * factor - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 / 64).all()
+    assert restored(op.quantise_rows(x, implementation=implementation), x)
+    gelu = torch.nn.functional.gelu(x.double(), approximate="tanh").float()
+    assert restored(op.quantise_gelu(x, implementation=implementation), gelu)
+
+
+@pytest.mark.parametrize("implementation", ROUNDED)
+@pytest.mark.parametrize("channels", [80, 1536])
+def test_normed_rows_quantised(channels: int, implementation: str) -> None:
+    """Each norm's float8 form against the norm itself, whose sum it leaves as it is."""
+    if implementation == TRITON and INTERPRETED:
+        pytest.skip("Triton's interpreter has no float8 of torch")
+    x, update = draw(9, channels), draw(9, channels, seed=1)
+    gate, scale, shift = (draw(3, channels, seed=seed) for seed in (2, 3, 4))
+    for norm, args in (
+        (op.modulated_norm, (x, scale, shift, 1e-6)),
+        (op.gated_sum_norm, (x, gate, update, scale[0], shift[0], 1e-6)),
+        (op.gated_sum_modulated_norm, (x, gate, update, (scale, shift), 1e-6)),
+        (op.sum_modulated_norm, (x, update, scale, shift, 1e-6)),
+    ):
+        exact, rounded = (norm(*args, fp8=fp8, implementation=implementation) for fp8 in (False, True))
+        if not isinstance(rounded, reference.Fp8Rows):
+            assert torch.equal(exact[0], rounded[0])
+            exact, rounded = exact[1], rounded[1]
+        assert restored(rounded, exact)
 
 
 @needs_triton

@@ -74,8 +74,9 @@ class Case:
     options: dict
 
 
-ROW = "*bf16 *bf16 *bf16 *bf16 *bf16 *bf16 *bf16 i32 fp32 i32 i32 i32 i32 i32 i32"
-ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, NORM=True, SCALED=True, SILU=True)
+ROW = "*bf16 *bf16 *bf16 *bf16 *bf16 *bf16 *bf16 *bf16 *bf16 i32 fp32" + 8 * " i32"
+ROW_FP8 = ROW.replace("*bf16 *bf16 i32 fp32", "*fp8e4nv *fp32 i32 fp32")
+ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, SHIFTED=True, NORM=True, SCALED=True, SILU=True)
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
@@ -109,9 +110,10 @@ CASES = [
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
     Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),
     Case("resolve", resolve_kernel, RESOLVE, dict(EMPTY=2**63 - 1, BLOCK=128, SUBPIXEL=4096), {}),
-    Case("row", row_kernel, ROW, ROW_FLAGS, {}),
+    Case("row", row_kernel, ROW, ROW_FLAGS | dict(MOST=0.0), {}),
+    Case("row-fp8", row_kernel, ROW_FP8, ROW_FLAGS | dict(SILU=False, MOST=448.0), {}),
     Case("child", child_kernel, "*fp16 *fp16 *i64 *fp16 i32", dict(C=64, WIDTH=128, BLOCK=64, ROWS=32), {}),
-    Case("quantise", quantise_kernel, "*bf16 *fp8e4nv *fp32", dict(C=1536, BLOCK=2048, MOST=448.0), {}),
+    Case("quantise", quantise_kernel, "*bf16 *fp8e4nv *fp32", dict(C=8192, BLOCK=8192, MOST=448.0, GELU=True), {}),
     Case("head", head_kernel, "*bf16 *fp32 *fp32 *bf16 i32 i32 fp32", dict(HEADS=24, D=128, GROUP=8, TURN=True), {}),
     Case("link", link_kernel, "*i32 *i32 *i32 *i32 i32", dict(BLOCK=128), {}),
     Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),

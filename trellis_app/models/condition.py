@@ -12,6 +12,16 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
+class BlockMemory:
+    """What one block attends to."""
+
+    keys: torch.Tensor  # [B * L, H, D], normed
+    values: torch.Tensor  # [B * L, H, D]
+    packing: Packing
+    constant: torch.Tensor | None  # [B, C]: what attention adds to each row of an item, where that is the same
+
+
+@dataclass(frozen=True, eq=False)
 class ConditionMemory:
     """Keys and values of the picture for every block: computed once an asset, used at every sampler step."""
 
@@ -19,6 +29,13 @@ class ConditionMemory:
     values: Tensors  # per block [B * L, H, D]
     packing: Packing  # B items of L tokens
     constants: Tensors | None = None  # per block [B, C]: what attention to one token adds to any row
+
+    @property
+    def blocks(self) -> tuple[BlockMemory, ...]:
+        """The part of each block."""
+        constants = self.constants or (None,) * len(self.keys)
+        parts = zip(self.keys, self.values, constants, strict=True)
+        return tuple(BlockMemory(keys, values, self.packing, constant) for keys, values, constant in parts)
 
     def copied(self) -> ConditionMemory:
         """The same in memory of its own."""

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 from trellis_kernels.attention.op import attend
 from trellis_kernels.choice import TORCH
+from trellis_kernels.row_ops.op import Normed
 
-from trellis_app.models.condition import ConditionMemory
+from trellis_app.models.condition import BlockMemory, ConditionMemory
 from trellis_app.models.layers import DTYPES, convert_torso, full_precision, working_dtype
 from trellis_app.models.recording import FlowInputs, Recordings, worth_recording
 from trellis_app.sparse.layers import LayerNorm32
@@ -96,7 +97,7 @@ class SelfAttention(nn.Module):
         self.k_rms_norm = HeadGain(params)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, packing: Packing, phases: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Normed, packing: Packing, phases: torch.Tensor) -> torch.Tensor:
         qkv = self.to_qkv(x).unflatten(1, (3, self.heads, -1))
         gamma = torch.stack([self.q_rms_norm.gamma, self.k_rms_norm.gamma])
         q, k = self.row_ops.norm_rotate(qkv[:, :2], gamma, phases).unbind(1)
@@ -123,11 +124,9 @@ class CrossAttention(nn.Module):
         k, v = self.to_kv(tokens).unflatten(1, (2, self.heads, -1)).unbind(1)
         return self.row_ops.norm_heads(k, self.k_rms_norm.gamma), v
 
-    def forward(
-        self, x: torch.Tensor, packing: Packing, keys: torch.Tensor, values: torch.Tensor, key_packing: Packing
-    ) -> torch.Tensor:
+    def forward(self, x: Normed, packing: Packing, memory: BlockMemory) -> torch.Tensor:
         q = self.row_ops.norm_heads(self.to_q(x).unflatten(1, (self.heads, -1)), self.q_rms_norm.gamma)
-        attended = attend(q, keys, values, packing, key_packing, implementation=self.attention)
+        attended = attend(q, memory.keys, memory.values, packing, memory.packing, implementation=self.attention)
         return self.to_out(attended.flatten(1))
 
 
@@ -138,12 +137,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Normed) -> torch.Tensor:
         """[N, C] -> [N, C]."""
         first, gelu, second = self.mlp
-        if not isinstance(first, nn.Linear):
-            return second(gelu(first(x)))
-        return second(self.row_ops.linear_gelu(x, first.weight, first.bias))
+        if isinstance(first, nn.Linear) and isinstance(x, torch.Tensor):
+            return second(self.row_ops.linear_gelu(x, first.weight, first.bias))
+        return second(gelu(first(x)))
 
 
 class FlowBlock(nn.Module):
@@ -159,24 +158,32 @@ class FlowBlock(nn.Module):
         self.mlp = FeedForward(width, int(width * params.mlp_ratio))
 
     def forward(
-        self, h: torch.Tensor, modulation: torch.Tensor, packing: Packing, phases: torch.Tensor,
-        keys: torch.Tensor, values: torch.Tensor, key_packing: Packing, constant: torch.Tensor | None = None,
-    ) -> torch.Tensor:  # fmt: skip
-        """[N, C] -> [N, C].
+        self, h: torch.Tensor, normed: Normed, modulation: torch.Tensor, following: torch.Tensor | None,
+        packing: Packing, phases: torch.Tensor, memory: BlockMemory,
+    ) -> tuple[torch.Tensor, Normed]:  # fmt: skip
+        """Rows [N, C], as they are and as `enter` normed them -> the same for the next block.
 
         modulation: [n, 6, C] shift, 1 + scale, gate of the attention, then of the MLP; n rows serve all N.
-        constant: [B, C] stands for the cross-attention where it adds the same to each row of an item.
+        following: the next block's modulation; None after the last block, whose rows nothing norms.
         """
         ops = self.row_ops
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
-        attended = self.self_attn(ops.modulated_norm(h, scale1, shift1, NORM_EPS), packing, phases)
-        if constant is None:
+        _, _, gate1, shift2, scale2, gate2 = modulation.unbind(1)
+        attended = self.self_attn(normed, packing, phases)
+        if memory.constant is None:
             h, normed = ops.gated_sum_norm(h, gate1, attended, self.norm2.weight, self.norm2.bias, NORM_EPS)
-            update = self.cross_attn(normed, packing, keys, values, key_packing)
+            update = self.cross_attn(normed, packing, memory)
+            h, normed = ops.sum_modulated_norm(h, update, scale2, shift2, NORM_EPS)
         else:
-            h, update = ops.gated_sum(h, gate1, attended), packing.share(constant)
-        h, normed = ops.sum_modulated_norm(h, update, scale2, shift2, NORM_EPS)
-        return ops.gated_sum(h, gate2, self.mlp(normed))
+            offset = packing.share(memory.constant)
+            h, normed = ops.gated_sum_modulated_norm(h, gate1, attended, (scale2, shift2), NORM_EPS, offset)
+        if following is None:
+            h = ops.gated_sum(h, gate2, self.mlp(normed))
+            return h, h
+        return ops.gated_sum_modulated_norm(h, gate2, self.mlp(normed), (following[:, 1], following[:, 0]), NORM_EPS)
+
+    def enter(self, h: torch.Tensor, modulation: torch.Tensor) -> Normed:
+        """What the first block's attention sees of rows [N, C]; later blocks get it from the one before."""
+        return self.row_ops.modulated_norm(h, modulation[:, 1], modulation[:, 0], NORM_EPS)
 
 
 class TimeEmbedder(nn.Module):
@@ -273,7 +280,7 @@ class FlowTransformer(nn.Module):
         return self._velocity(inputs)
 
     def _velocity(self, inputs: FlowInputs) -> torch.Tensor:
-        rows, packing, phases, memory = inputs.rows, inputs.packing, inputs.phases, inputs.memory
+        rows, phases = inputs.rows, inputs.phases
         dtype = working_dtype(rows, self.torso_dtype)
         with full_precision(rows):
             h = self.input_layer(rows.float())
@@ -282,15 +289,21 @@ class FlowTransformer(nn.Module):
             shared = self.adaLN_modulation(self.t_embedder(inputs.time))
         if dtype == self.torso_dtype:  # under autocast the residual stream stays float32
             h, shared = h.to(dtype), shared.to(dtype)
-        constants = memory.constants or (None,) * len(self.blocks)
-        table = self.modulations(shared, memory.values[0].dtype)
-        parts = zip(self.blocks, table, memory.keys, memory.values, constants, strict=True)
-        for block, modulation, keys, values, constant in parts:
-            rows = packing.share(modulation).unflatten(1, (6, -1))
-            h = block(h, rows, packing, phases, keys, values, memory.packing, constant)
+        h = self._through_blocks(h, shared, inputs)
         with full_precision(rows):
             h = F.layer_norm(h.float(), h.shape[-1:], eps=1e-5)
             return self.out_layer(h)
+
+    def _through_blocks(self, h: torch.Tensor, shared: torch.Tensor, inputs: FlowInputs) -> torch.Tensor:
+        packing, memory = inputs.packing, inputs.memory
+        table = self.modulations(shared, memory.values[0].dtype)
+        modulations = [packing.share(values).unflatten(1, (6, -1)) for values in table]
+        blocks = [cast(FlowBlock, block) for block in self.blocks]
+        normed = blocks[0].enter(h, modulations[0])
+        parts = zip(blocks, modulations, [*modulations[1:], None], memory.blocks, strict=True)
+        for block, modulation, following, part in parts:
+            h, normed = block(h, normed, modulation, following, packing, inputs.phases, part)
+        return h
 
 
 @contextmanager

@@ -8,12 +8,16 @@ Only the benchmark offers it: on an H200 the latents of 12 steps were not number
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
-from trellis_kernels.row_ops.op import quantise_rows
+from trellis_kernels.row_ops.op import quantise_gelu, quantise_rows
+from trellis_kernels.row_ops.reference import Fp8Rows
 
 from trellis_app.errors import MachineError
-from trellis_app.models.flow_transformer import FlowTransformer
+from trellis_app.models.flow_transformer import FlowBlock, FlowTransformer
+from trellis_app.sparse.rowwise import FP8
 
 LAYERS = ("self_attn.to_qkv", "self_attn.to_out", "cross_attn.to_q", "cross_attn.to_out", "mlp.mlp.0", "mlp.mlp.2")
 CAPABILITY = (8, 9)  # the first GPUs with such products: Ada
@@ -31,15 +35,24 @@ class Fp8Linear(nn.Module):
         self.factor = nn.Parameter(factor.T.contiguous().to(home), requires_grad=False)  # float32 [1, Co]
         self.bias = layer.bias
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, Ci] -> [N, Co] in the dtype of x; also where no GPU multiplies such numbers, for tests."""
-        rows, factor = quantise_rows(x)
-        if not x.is_cuda:
-            return ((rows.float() * factor) @ (self.weight.float().T * self.factor) + self.bias.float()).to(x.dtype)
+    def forward(self, x: torch.Tensor | Fp8Rows) -> torch.Tensor:
+        """[N, Ci] -> [N, Co] in the dtype of the bias; also where no GPU multiplies such numbers, for tests."""
+        rows, factor = x if isinstance(x, Fp8Rows) else quantise_rows(x)
+        if not rows.is_cuda:
+            product = (rows.float() * factor) @ (self.weight.float().T * self.factor)
+            return (product + self.bias.float()).to(self.bias.dtype)
         return torch._scaled_mm(
-            rows, self.weight.t(), scale_a=factor, scale_b=self.factor, bias=self.bias, out_dtype=x.dtype,
+            rows, self.weight.t(), scale_a=factor, scale_b=self.factor, bias=self.bias, out_dtype=self.bias.dtype,
             use_fast_accum=True,
         )  # fmt: skip
+
+
+class Fp8Gelu(nn.Module):
+    """GELU (tanh form) whose result is rounded for the next layer as it is made."""
+
+    def forward(self, x: torch.Tensor) -> Fp8Rows:
+        """[N, C] -> [N, C]."""
+        return quantise_gelu(x)
 
 
 def check_fp8(device: torch.device) -> None:
@@ -52,16 +65,16 @@ def check_fp8(device: torch.device) -> None:
 
 def use_fp8(flow: FlowTransformer, device: torch.device) -> bool:
     """Replace the large linear layers of every block; False where that was done before."""
-    changed = False
+    blocks = [cast(FlowBlock, block) for block in flow.blocks]
+    if isinstance(blocks[0].self_attn.to_qkv, Fp8Linear):
+        return False
     with torch.inference_mode(False), torch.no_grad():  # as weights are made: they are moved outside of inference too
-        for block in flow.blocks:
+        for block in blocks:
             for path in LAYERS:
                 parent, name = path.rsplit(".", 1)
                 holder = block.get_submodule(parent)
-                layer = getattr(holder, name)
-                if isinstance(layer, nn.Linear):
-                    setattr(holder, name, Fp8Linear(layer, device))
-                    changed = True
-    if changed:
-        flow.recordings.clear()  # they read the weights that were just freed
-    return changed
+                setattr(holder, name, Fp8Linear(getattr(holder, name), device))
+            block.mlp.mlp[1] = Fp8Gelu()
+            block.row_ops = FP8
+    flow.recordings.clear()  # they read the weights that were just freed
+    return True

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from trellis_kernels.row_ops import op, reference
+from trellis_kernels.row_ops.op import Normed
 from trellis_kernels.row_ops.reference import HEAD_EPS, Affine
 
 Tensor = torch.Tensor
@@ -24,10 +26,11 @@ class RowOps:
 
     norm: Callable[[Tensor, Affine, Affine, float, torch.dtype], Tensor] = op.norm
     norm_silu: Callable[[Tensor, Affine, Affine, float], Tensor] = op.norm_silu
-    modulated_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = op.modulated_norm
+    modulated_norm: Callable[[Tensor, Tensor, Tensor, float], Normed] = op.modulated_norm
     gated_sum: Callable[[Tensor, Tensor, Tensor], Tensor] = op.gated_sum
-    gated_sum_norm: Callable[[Tensor, Tensor, Tensor, Affine, Affine, float], tuple[Tensor, Tensor]] = op.gated_sum_norm
-    sum_modulated_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = op.sum_modulated_norm
+    gated_sum_norm: Callable[[Tensor, Tensor, Tensor, Affine, Affine, float], tuple[Tensor, Normed]] = op.gated_sum_norm
+    gated_sum_modulated_norm: Callable[..., tuple[Tensor, Normed]] = op.gated_sum_modulated_norm
+    sum_modulated_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Normed]] = op.sum_modulated_norm
     norm_heads: Callable[[Tensor, Tensor], Tensor] = op.norm_heads
     norm_rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = op.norm_rotate
     linear_gelu: Callable[[Tensor, Tensor, Tensor], Tensor] = op.linear_gelu
@@ -35,6 +38,12 @@ class RowOps:
 
 
 AUTOMATIC = RowOps()
+FP8 = RowOps(  # normed rows as 8-bit floats, for linear layers that take them
+    modulated_norm=partial(op.modulated_norm, fp8=True),
+    gated_sum_norm=partial(op.gated_sum_norm, fp8=True),
+    gated_sum_modulated_norm=partial(op.gated_sum_modulated_norm, fp8=True),
+    sum_modulated_norm=partial(op.sum_modulated_norm, fp8=True),
+)
 REFERENCE = RowOps(**{field.name: getattr(reference, field.name) for field in fields(RowOps)})
 
 

@@ -7,11 +7,19 @@ asked for; the reference is differentiable and runs everywhere else. Rows are x 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 
 from trellis_kernels.choice import REFERENCE, TORCH, TRITON, choose
 from trellis_kernels.row_ops import reference
-from trellis_kernels.row_ops.reference import Affine
+from trellis_kernels.row_ops.reference import Affine, Fp8Rows, Modulation
+
+if TYPE_CHECKING:
+    from trellis_kernels.row_ops.triton import RowTask
+
+Normed = torch.Tensor | Fp8Rows
 
 
 def norm(
@@ -39,15 +47,15 @@ def norm_silu(
 
 
 def modulated_norm(
-    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float, *, implementation: str = "auto"
-) -> torch.Tensor:
-    """Layer norm without parameters, times scale, plus shift ([n, C] each), in the dtype of these."""
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float,
+    *, fp8: bool = False, implementation: str = "auto",
+) -> Normed:  # fmt: skip
+    """Layer norm without parameters, times scale, plus shift ([n, C] each), in the dtype of these or in float8."""
     if _chosen(implementation, x, scale, shift) == REFERENCE:
-        return reference.modulated_norm(x, scale, shift, eps)
+        return _rounded(reference.modulated_norm(x, scale, shift, eps), fp8)
     from trellis_kernels.row_ops import triton
 
-    task = triton.RowTask(scale=scale, shift=shift, out_dtype=scale.dtype, eps=eps)
-    return triton.run_rows(x.contiguous(), task)[1]
+    return _run(x, triton.RowTask(scale=scale, shift=shift, out_dtype=scale.dtype, eps=eps), fp8)[1]
 
 
 def gated_sum(
@@ -63,28 +71,44 @@ def gated_sum(
 
 def gated_sum_norm(
     x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, weight: Affine, bias: Affine, eps: float,
-    *, implementation: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """`gated_sum`, and its layer norm in the dtype of the gate."""
+    *, fp8: bool = False, implementation: str = "auto",
+) -> tuple[torch.Tensor, Normed]:  # fmt: skip
+    """`gated_sum`, and its layer norm in the dtype of the gate or in float8."""
     if _chosen(implementation, x, gate, update, weight) == REFERENCE:
-        return reference.gated_sum_norm(x, gate, update, weight, bias, eps)
+        total, normed = reference.gated_sum_norm(x, gate, update, weight, bias, eps)
+        return total, _rounded(normed, fp8)
     from trellis_kernels.row_ops import triton
 
     task = triton.RowTask(update=update, gate=gate, scale=weight, shift=bias, out_dtype=gate.dtype, eps=eps)
-    return triton.run_rows(x.contiguous(), task)
+    return _run(x, task, fp8)
+
+
+def gated_sum_modulated_norm(
+    x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, modulation: Modulation, eps: float,
+    offset: torch.Tensor | None = None, *, fp8: bool = False, implementation: str = "auto",
+) -> tuple[torch.Tensor, Normed]:  # fmt: skip
+    """x + gate * update + offset ([n, C], if there is one), and its `modulated_norm` by (scale, shift)."""
+    scale, shift = modulation
+    if _chosen(implementation, x, gate, update, scale, shift, offset) == REFERENCE:
+        total, normed = reference.gated_sum_modulated_norm(x, gate, update, modulation, eps, offset)
+        return total, _rounded(normed, fp8)
+    from trellis_kernels.row_ops import triton
+
+    task = triton.RowTask(update=update, gate=gate, offset=offset, scale=scale, shift=shift, eps=eps)
+    return _run(x, replace(task, out_dtype=scale.dtype), fp8)
 
 
 def sum_modulated_norm(
     x: torch.Tensor, update: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float,
-    *, implementation: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    *, fp8: bool = False, implementation: str = "auto",
+) -> tuple[torch.Tensor, Normed]:  # fmt: skip
     """x + update [n, C], and its `modulated_norm`."""
     if _chosen(implementation, x, update, scale, shift) == REFERENCE:
-        return reference.sum_modulated_norm(x, update, scale, shift, eps)
+        total, normed = reference.sum_modulated_norm(x, update, scale, shift, eps)
+        return total, _rounded(normed, fp8)
     from trellis_kernels.row_ops import triton
 
-    task = triton.RowTask(update=update, scale=scale, shift=shift, out_dtype=scale.dtype, eps=eps)
-    return triton.run_rows(x.contiguous(), task)
+    return _run(x, triton.RowTask(update=update, scale=scale, shift=shift, out_dtype=scale.dtype, eps=eps), fp8)
 
 
 def norm_heads(x: torch.Tensor, gamma: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
@@ -135,13 +159,37 @@ def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor, *, implem
     return triton.add_parents(h.contiguous(), x.contiguous(), slots)
 
 
-def quantise_rows(x: torch.Tensor, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [N, C] as float8 (e4m3) and the float32 factor [N, 1] that restores each: x = out * factor."""
+def quantise_rows(x: torch.Tensor, *, implementation: str = "auto") -> Fp8Rows:
+    """Rows [N, C] as float8 (e4m3), each with the factor that restores it."""
     if choose(implementation, x.device, (REFERENCE, TRITON)) == REFERENCE:
         return reference.quantise_rows(x)
     from trellis_kernels.row_ops import triton
 
-    return triton.quantise_rows(x.contiguous(), reference.FP8_MAX)
+    return Fp8Rows(*triton.quantise_rows(x.contiguous(), reference.FP8_MAX, gelu=False))
+
+
+def quantise_gelu(x: torch.Tensor, *, implementation: str = "auto") -> Fp8Rows:
+    """`quantise_rows` of the GELU (tanh form) of x [N, C]."""
+    if choose(implementation, x.device, (REFERENCE, TRITON)) == REFERENCE:
+        return reference.quantise_gelu(x)
+    from trellis_kernels.row_ops import triton
+
+    return Fp8Rows(*triton.quantise_rows(x.contiguous(), reference.FP8_MAX, gelu=True))
+
+
+def _run(x: torch.Tensor, task: RowTask, fp8: bool) -> tuple[torch.Tensor, Normed]:
+    """The sum and the normed rows of one launch."""
+    from trellis_kernels.row_ops import triton
+
+    if not fp8:
+        return triton.run_rows(x.contiguous(), task)[:2]
+    task = replace(task, out_dtype=torch.float8_e4m3fn, most=reference.FP8_MAX)
+    total, values, factor = triton.run_rows(x.contiguous(), task)
+    return total, Fp8Rows(values, factor)
+
+
+def _rounded(normed: torch.Tensor, fp8: bool) -> Normed:
+    return reference.quantise_rows(normed) if fp8 else normed
 
 
 def _differentiated(*tensors: torch.Tensor | None) -> bool:

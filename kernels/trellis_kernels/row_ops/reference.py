@@ -6,14 +6,24 @@ consecutive rows of x as it takes (1 row serves all).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from trellis_kernels.sparse_conv.reference import pick_children
 
 Affine = torch.Tensor | None
+Modulation = tuple[torch.Tensor, torch.Tensor]  # scale and shift, [n, C] each
 FP8_MAX = 448.0  # largest number of e4m3
 HEAD_EPS = 1e-24  # added to the mean square: a zero vector stays zero
+
+
+class Fp8Rows(NamedTuple):
+    """Rows as 8-bit floats and what restores each of them: x = values * factor."""
+
+    values: torch.Tensor  # float8 (e4m3) [N, C]
+    factor: torch.Tensor  # float32 [N, 1]
 
 
 def serve(values: torch.Tensor, count: int) -> torch.Tensor:
@@ -52,6 +62,16 @@ def gated_sum_norm(
     return total, norm(total, weight, bias, eps, gate.dtype)
 
 
+def gated_sum_modulated_norm(
+    x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, modulation: Modulation, eps: float,
+    offset: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """`gated_sum` plus the offset [n, C] if there is one, and its `modulated_norm` by (scale, shift)."""
+    total = gated_sum(x, gate, update)
+    total = total if offset is None else total + serve(offset, len(x))
+    return total, modulated_norm(total, *modulation, eps)
+
+
 def sum_modulated_norm(
     x: torch.Tensor, update: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +97,15 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [N, C] as float8 (e4m3) and the float32 factor [N, 1] of each: its largest value becomes FP8_MAX."""
+def quantise_rows(x: torch.Tensor) -> Fp8Rows:
+    """Rows [N, C] as float8 (e4m3), the largest value of each as FP8_MAX."""
     factor = x.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / FP8_MAX
-    return (x.float() / factor).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), factor
+    return Fp8Rows((x.float() / factor).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), factor)
+
+
+def quantise_gelu(x: torch.Tensor) -> Fp8Rows:
+    """`quantise_rows` of the GELU (tanh form) of x [N, C]."""
+    return quantise_rows(F.gelu(x.float(), approximate="tanh"))
 
 
 def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -13,16 +13,17 @@ TILE = 2048  # elements of a program of the row kernel, unless one row is longer
 VECTORS = 8  # head vectors of a program, at most
 
 
-@triton.jit(do_not_specialize=["count", "update_run", "gate_run", "scale_run"])
+@triton.jit(do_not_specialize=["count", "update_run", "gate_run", "offset_run", "scale_run"])
 def row_kernel(
-    x, update, gate, scale, shift, total, out, count, eps,
-    update_run, update_stride, gate_run, gate_stride, scale_run, scale_stride,
+    x, update, gate, offset, scale, shift, total, out, factor, count, eps,
+    update_run, update_stride, gate_run, gate_stride, offset_run, offset_stride, scale_run, scale_stride,
     C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr, GATED: tl.constexpr,
-    NORM: tl.constexpr, SCALED: tl.constexpr, SILU: tl.constexpr,
+    SHIFTED: tl.constexpr, NORM: tl.constexpr, SCALED: tl.constexpr, SILU: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """x [N, C]: total = x + gate * update; out = silu(norm(total) * scale + shift), each part where its flag is set.
+    """x [N, C]: total = x + gate * update + offset; out = silu(norm(total) * scale + shift), where the flags are set.
 
-    Row r of x takes row r // run of update, gate, scale and shift, whose rows are `stride` elements apart.
+    MOST above 0: out is float8 whose largest value in each row is MOST, and factor [N] what it is to be multiplied by.
+    Row r of x takes row r // run of update, gate, offset, scale and shift, whose rows are `stride` elements apart.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -33,6 +34,8 @@ def row_kernel(
         u = tl.load(update + row // update_run * update_stride + column, mask=inside, other=0.0).to(tl.float32)
         if GATED:
             u *= tl.load(gate + row // gate_run * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        if SHIFTED:
+            u += tl.load(offset + row // offset_run * offset_stride + column, mask=inside, other=0.0).to(tl.float32)
         rounded = (h + u).to(total.dtype.element_ty)
         tl.store(total + place, rounded, mask=inside)
         h = rounded.to(tl.float32)
@@ -47,6 +50,10 @@ def row_kernel(
         if SILU:
             h = h.to(out.dtype.element_ty).to(tl.float32)
             h = h * tl.sigmoid(h)
+        if MOST > 0:
+            step = tl.maximum(tl.max(tl.abs(h), axis=1)[:, None], 1e-12) / MOST
+            tl.store(factor + row, step, mask=row < count)
+            h = tl.minimum(tl.maximum(h * (1.0 / step), -MOST), MOST)
         tl.store(out + place, h.to(out.dtype.element_ty), mask=inside)
 
 
@@ -87,15 +94,17 @@ def child_kernel(
 
 
 @triton.jit
-def quantise_kernel(x, out, factor, C: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr):
-    """x [N, C] -> out float8 [N, C], factor float32 [N]; one row a program."""
+def quantise_kernel(x, out, factor, C: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr, GELU: tl.constexpr):
+    """x [N, C] or its GELU (tanh form) -> out float8 [N, C], factor float32 [N]; one row a program."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     h = tl.load(x + row * C + column, mask=column < C, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(h), axis=0), 1e-12) / MOST
-    h = tl.minimum(tl.maximum(h / scale, -MOST), MOST)
+    if GELU:
+        h *= tl.sigmoid(1.5957691216057308 * (h + 0.044715 * h * h * h))  # (1 + tanh(z)) / 2 is sigmoid(2 z)
+    step = tl.maximum(tl.max(tl.abs(h), axis=0), 1e-12) / MOST
+    h = tl.minimum(tl.maximum(h * (1.0 / step), -MOST), MOST)
     tl.store(out + row * C + column, h.to(out.dtype.element_ty), mask=column < C)
-    tl.store(factor + row, scale)
+    tl.store(factor + row, step)
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,13 @@ class RowTask:
 
     update: torch.Tensor | None = None  # [n, C]
     gate: torch.Tensor | None = None  # [n, C]
+    offset: torch.Tensor | None = None  # [n, C], only beside an update
     scale: torch.Tensor | None = None  # [n, C] or [C]
     shift: torch.Tensor | None = None
     out_dtype: torch.dtype | None = None  # of the normed rows; None: no norm
     eps: float = 0.0
     silu: bool = False
+    most: float = 0.0  # the largest value of normed rows in float8; 0: they are not
 
 
 def steps(values: torch.Tensor | None, count: int) -> tuple[int, int]:
@@ -118,24 +129,26 @@ def steps(values: torch.Tensor | None, count: int) -> tuple[int, int]:
     return max(count // max(len(values), 1), 1), values.stride(0)
 
 
-def run_rows(x: torch.Tensor, task: RowTask) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum in the dtype of x, normed rows); what was not asked for is x itself."""
+def run_rows(x: torch.Tensor, task: RowTask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(sum in the dtype of x, normed rows, float32 [N, 1] factor of these); what was not asked for is x itself."""
     count, channels = x.shape
     total = torch.empty_like(x) if task.update is not None else x
     out = x if task.out_dtype is None else torch.empty_like(x, dtype=task.out_dtype)
+    factor = torch.empty((count, 1), dtype=torch.float32, device=x.device) if task.most else x
     if count == 0:
-        return total, out
+        return total, out, factor
     block = triton.next_power_of_2(channels)
     rows = max(1, TILE // block)
-    values = [x if part is None else part for part in (task.update, task.gate, task.scale, task.shift)]
+    values = (task.update, task.gate, task.offset, task.scale)
+    given = [x if part is None else part for part in (*values, task.shift)]
     with on_device(x.device):
         row_kernel[(triton.cdiv(count, rows),)](
-            x, *values, total, out, count, task.eps,
-            *steps(task.update, count), *steps(task.gate, count), *steps(task.scale, count),
+            x, *given, total, out, factor, count, task.eps, *(n for part in values for n in steps(part, count)),
             C=channels, BLOCK=block, ROWS=rows, ADD=task.update is not None, GATED=task.gate is not None,
-            NORM=task.out_dtype is not None, SCALED=task.scale is not None, SILU=task.silu, num_warps=4,
+            SHIFTED=task.offset is not None, NORM=task.out_dtype is not None, SCALED=task.scale is not None,
+            SILU=task.silu, MOST=task.most, num_warps=4,
         )  # fmt: skip
-    return total, out
+    return total, out, factor
 
 
 def norm_heads(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor | None, eps: float) -> torch.Tensor:
@@ -166,15 +179,15 @@ def add_parents(h: torch.Tensor, x: torch.Tensor, slots: torch.Tensor) -> torch.
     return out
 
 
-def quantise_rows(x: torch.Tensor, most: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [N, C] -> float8 (e4m3) [N, C] and its factors float32 [N, 1]."""
+def quantise_rows(x: torch.Tensor, most: float, *, gelu: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [N, C], or its GELU, -> float8 (e4m3) [N, C] and its factors float32 [N, 1]."""
     count, channels = x.shape
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     factor = torch.empty((count, 1), dtype=torch.float32, device=x.device)
     if count:
         with on_device(x.device):
             quantise_kernel[(count,)](
-                x, out, factor, C=channels, BLOCK=triton.next_power_of_2(channels), MOST=most,
+                x, out, factor, C=channels, BLOCK=triton.next_power_of_2(channels), MOST=most, GELU=gelu,
                 num_warps=8 if channels > 4096 else 4,
             )  # fmt: skip
     return out, factor
