@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trellis_app import bench_pipeline, released
+from trellis_app import bench_batch, bench_pipeline, released
 from trellis_app.bench_models import RandomTokens, Target
-from trellis_app.settings import SamplerSettings
+from trellis_app.settings import FinishOptions, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.types import MaterialLatent, ShapeLatent
 
@@ -74,3 +74,19 @@ def test_floor() -> None:
     """The baseline's floor of the shape flow at 21,000 tokens, 21 forward passes."""
     sampler = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.5, rescale_t=3.0, guidance_interval=(0.6, 1.0))
     assert bench_pipeline.flow_floor(21_000, 4101, sampler) == pytest.approx(4.0, abs=0.2)
+
+
+def test_a_batch_is_compared_with_single_runs(tiny: None, tmp_path: Path) -> None:
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, None, RandomTokens(CPU))
+    bench.steering.target = Target.of(512, CPU, radius=0.03)
+    bench.steering.items = 2
+    options = bench_batch.BatchOptions(2, 2, 1, finish=FinishOptions(faces=500, texture_size=64))
+    report = bench_batch.measured(bench, "512", options)
+    assert len(report["differences"]) == 2
+    for row in report["differences"]:
+        assert row["structure_cells"] < 0.01
+        assert max(row.values()) < 0.01
+    assert set(report["seconds"]) == {
+        "single_sampled", "batch_sampled", "single_finished", "batch_of_1_finished", "batch_finished"
+    }  # fmt: skip
+    assert "batch_finished" in bench_batch.table({"512": report})

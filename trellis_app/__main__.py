@@ -214,6 +214,15 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     pipeline.add_argument("--device", default="auto")
     pipeline.add_argument("--runs", type=int, default=3)
     pipeline.set_defaults(run=_bench_pipeline)
+    batch = kinds.add_parser("batch", help="a batch beside single runs at the size of the released models, on a GPU")
+    batch.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
+    batch.add_argument("--resolution", default="512", help="comma-separated: 512 and 1024, both in one pass")
+    batch.add_argument("--count", type=int, default=4, help="assets")
+    batch.add_argument("--together", type=int, default=4, help="of them sampled in one pass")
+    batch.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
+    batch.add_argument("--device", default="auto")
+    batch.add_argument("--runs", type=int, default=3)
+    batch.set_defaults(run=_bench_batch)
     loading = kinds.add_parser("loading", help="strict loading of a preset's checkpoints from cold disk and page cache")
     loading.add_argument("--random-weights", action="store_true", required=True, help="in files of the published sizes")
     loading.add_argument("--preset", default="1024_cascade", help="512, 1024, 1024_cascade or 1536_cascade")
@@ -272,6 +281,18 @@ def _bench_pipeline(options: argparse.Namespace) -> int:
     finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
     chosen = PipelineOptions(options.runs, options.memory_budget, finish, options.precision)
     report = bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen)
+    print(table(report), file=sys.stderr)
+    print(json.dumps(report))
+    return 0
+
+
+def _bench_batch(options: argparse.Namespace) -> int:
+    from trellis_app.bench_batch import BatchOptions, bench_batch, table
+    from trellis_app.devices import choose_device
+
+    finish = FinishOptions(faces=500_000, texture_size=2048)
+    chosen = BatchOptions(options.count, options.together, options.runs, options.memory_budget, finish)
+    report = bench_batch(options.resolution.split(","), choose_device(options.device), chosen)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
     return 0

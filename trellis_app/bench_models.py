@@ -127,6 +127,7 @@ class Steering:
     def __init__(self, structure: StructureDecoder, shape: ShapeDecoder, material: MaterialDecoder) -> None:
         self.target: Target | None = None
         self.coarse: Target | None = None  # what the first pass of a cascade finds
+        self.items = 1  # of a batch in which all find the same
         structure.out_layer.register_forward_hook(lambda _m, _i, out: self._occupancy(out))
         ups = [block for block in shape.modules() if isinstance(block, UpBlock)]
         for level, block in enumerate(ups):
@@ -160,8 +161,9 @@ class Steering:
 
     def _subdivision(self, level: int) -> Any:
         def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
-            targets = [target for target in (self.target, self.coarse) if target is not None]
-            (mask,) = (target.masks[level] for target in targets if len(target.masks[level]) == len(out))
+            masks = [target.masks[level] for target in (self.target, self.coarse) if target is not None]
+            items = {1, self.items}
+            (mask,) = (mask.repeat(n, 1) for mask in masks for n in items if len(mask) * n == len(out))
             return mask.to(out.dtype) - 0.5
 
         return replace

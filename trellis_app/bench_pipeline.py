@@ -112,7 +112,8 @@ class PipelineBench:
             RandomBundle(folder), device, encoder=encoder or random_encoder(device), matte=NoMatte(),
             memory_budget_gb=memory_budget_gb,
         )  # fmt: skip
-        self.steering = Steering(*(self._decoder(*pair) for pair in DECODERS))  # type: ignore[arg-type]
+        self.decoders: Any = tuple(self._decoder(*pair) for pair in DECODERS)
+        self.steering = Steering(*self.decoders)
 
     def _decoder(self, key: str, kind: type[nn.Module]) -> nn.Module:
         with self.pipeline._resident(key, kind) as decoder:

@@ -36,15 +36,15 @@ class StopSignal:
 def beating(work: Callable[[], Result], signal: StopSignal, *, every: float = BEAT) -> Generator[None, None, Result]:
     """Run `work` in a thread, yield every `every` seconds until it is done, return its result or raise its error.
 
-    The thread works on the caller's GPU and makes no gradients. Closing the generator sets `signal`, waits a moment
-    for the work to notice and leaves it behind otherwise: it calls the signal between its parts and so ends by itself.
+    The thread works on the caller's GPU and stream and makes no gradients. Closing the generator sets `signal`, waits
+    a moment for the work to notice and leaves it behind otherwise: it calls the signal between its parts and so ends
+    by itself.
     """
-    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    # A thread begins on GPU 0 and its default stream.
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
 
     def job() -> Result:
-        if gpu is not None:
-            torch.cuda.set_device(gpu)  # a thread begins on GPU 0
-        with torch.inference_mode():
+        with torch.cuda.stream(stream), torch.inference_mode():
             return work()
 
     pool = ThreadPoolExecutor(1)
