@@ -18,6 +18,7 @@ _BUCKET_BITS = 18  # bits dropped of a float32 cost
 _RETRIES = 4  # a refused collapse is tried again later, the last time whatever its shape
 _NEEDLE = 0.03  # squared roundness (12 (2 area)^2 / (sum of squared sides)^2, at most 1) of a needle
 _TURN = 0.07  # squared cosine of the most a triangle may turn in one collapse
+_AWAY = 0.03  # squared cosine of the most it may turn in all
 
 
 class Work(NamedTuple):
@@ -26,6 +27,7 @@ class Work(NamedTuple):
     points: np.ndarray  # float64 [V, 3]
     quadrics: np.ndarray  # float64 [V, 10] xx xy xz x yy yz y zz z 1
     faces: np.ndarray  # int32 [F, 3]
+    ahead: np.ndarray  # float32 [F, 3] unit normals at the start
     dead: np.ndarray  # bool [F]
     head: np.ndarray  # int32 [V] first corner in the list of each vertex, -1 none
     tail: np.ndarray  # int32 [V]
@@ -188,7 +190,8 @@ def _link_allows(work: Work, a: int, b: int, value: int, tunnels: bool) -> bool:
 
 @leaf
 def _keeps_sides(work: Work, a: int, b: int, point: np.ndarray, strict: bool) -> bool:
-    """Whether no triangle around `a` turns by more than about 75 degrees or becomes a needle when `a` moves."""
+    """Whether no triangle around `a` turns by more than about 75 degrees (80 from the start) or becomes a needle when
+    `a` moves."""
     px, py, pz = work.points[a, 0], work.points[a, 1], work.points[a, 2]
     corner = work.head[a]
     while corner >= 0:
@@ -206,6 +209,9 @@ def _keeps_sides(work: Work, a: int, b: int, point: np.ndarray, strict: bool) ->
         old, new = ox * ox + oy * oy + oz * oz, nx * nx + ny * ny + nz * nz
         dot = ox * nx + oy * ny + oz * nz
         if dot <= 0.0 or dot * dot < _TURN * old * new:
+            return False
+        dot = work.ahead[f, 0] * nx + work.ahead[f, 1] * ny + work.ahead[f, 2] * nz
+        if dot <= 0.0 or dot * dot < _AWAY * new:
             return False
         wx, wy, wz = vx - ex, vy - ey, vz - ez
         sides = (ex * ex + ey * ey + ez * ez) + (vx * vx + vy * vy + vz * vz) + (wx * wx + wy * wy + wz * wz)

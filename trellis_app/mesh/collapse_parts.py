@@ -35,6 +35,7 @@ class Shrinking:
     quadrics: np.ndarray  # float64 [V, 10]
     border: np.ndarray  # bool [V]
     faces: np.ndarray  # int32 [F, 3]
+    ahead: np.ndarray  # float32 [F, 3] unit normals that the faces had at the start
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class _Crew:
 
         self._all([self._pool.submit(work, part, floor) for part, floor in zip(parts, floors, strict=True)])
 
-    def join(self, parts: list[_Part], mesh: Shrinking) -> list[np.ndarray]:
+    def join(self, parts: list[_Part], mesh: Shrinking) -> list[tuple[np.ndarray, np.ndarray]]:
         return self._all([self._pool.submit(_give_back, part, mesh) for part in parts])
 
     def _all(self, futures: list[Future]) -> list:
@@ -152,9 +153,9 @@ def _cut(mesh: Shrinking, chosen: np.ndarray, locked: np.ndarray) -> _Part:
     points = mesh.points[vertices]
     count = len(vertices)
     work = Work(
-        points, mesh.quadrics[vertices], faces, np.zeros(len(faces), np.bool_), *corner_lists(faces, count),
-        -locked[vertices].astype(np.int32), np.zeros(count, np.int64), mesh.border[vertices],
-        np.array([len(faces), 1], np.int64),
+        points, mesh.quadrics[vertices], faces, mesh.ahead[chosen], np.zeros(len(faces), np.bool_),
+        *corner_lists(faces, count), -locked[vertices].astype(np.int32), np.zeros(count, np.int64),
+        mesh.border[vertices], np.array([len(faces), 1], np.int64),
     )  # fmt: skip
     pairs = edge_table(Surface(points, faces)).pairs
     queue, costs = empty_queue(3 * len(pairs) + 1024), np.zeros(BUCKETS, np.int64)
@@ -165,22 +166,24 @@ def _cut(mesh: Shrinking, chosen: np.ndarray, locked: np.ndarray) -> _Part:
 @njit(cache=True, nogil=True)
 def _collect(
     work: Work, vertices: np.ndarray, points: np.ndarray, quadrics: np.ndarray, border: np.ndarray
-) -> np.ndarray:
-    """Copy what is not locked back into the whole mesh; living faces int32 [f, 3] with global numbers."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy what is not locked back into the whole mesh; living faces int32 [f, 3] with global numbers, and their
+    first normals float32 [f, 3]."""
     for v in range(len(vertices)):
         if work.stamp[v] > 0:
             points[vertices[v]], quadrics[vertices[v]] = work.points[v], work.quadrics[v]
             border[vertices[v]] = work.border[v]
     faces, count = np.empty((work.state[0], 3), np.int32), 0
+    ahead = np.empty((work.state[0], 3), np.float32)
     for f in range(len(work.faces)):
         if not work.dead[f]:
             for c in range(3):
-                faces[count, c] = vertices[work.faces[f, c]]
+                faces[count, c], ahead[count, c] = vertices[work.faces[f, c]], work.ahead[f, c]
             count += 1
-    return faces
+    return faces, ahead
 
 
-def _give_back(part: _Part, mesh: Shrinking) -> np.ndarray:
+def _give_back(part: _Part, mesh: Shrinking) -> tuple[np.ndarray, np.ndarray]:
     return _collect(part.work, part.vertices, mesh.points, mesh.quadrics, mesh.border)
 
 
@@ -204,7 +207,8 @@ def shrink_in_parts(
             crew.shrink(cut, [goal], BUCKETS - 1, tunnels)
         else:
             _shrink_evenly(cut, goal, crew.shrink)
-        return Shrinking(mesh.points, mesh.quadrics, mesh.border, np.concatenate(crew.join(cut, mesh)))
+        faces, ahead = (np.concatenate(pieces) for pieces in zip(*crew.join(cut, mesh), strict=True))
+        return Shrinking(mesh.points, mesh.quadrics, mesh.border, faces, ahead)
 
 
 def _shrink_evenly(parts: list[_Part], goal: int, run: Callable[[list[_Part], list[int], int, bool], None]) -> None:

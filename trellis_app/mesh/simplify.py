@@ -104,7 +104,9 @@ def _start(surface: Surface, check: Check) -> Shrinking:
     check()
     border = np.zeros(len(points), dtype=bool)
     border[edges.pairs[edges.counts != 2].reshape(-1)] = True
-    return Shrinking(points, quadrics, border, surface.faces)
+    ahead = face_cross(surface)
+    ahead /= np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-30)
+    return Shrinking(points, quadrics, border, surface.faces, ahead.astype(np.float32))
 
 
 def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
