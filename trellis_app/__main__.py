@@ -229,6 +229,11 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     loading.add_argument("--folder", type=Path, help="where about 11 GB are written for the time of the run")
     loading.add_argument("--device", default="auto")
     loading.set_defaults(run=_bench_loading)
+    kernels = kinds.add_parser("kernels", help="every op beside its reference, and other packages where installed")
+    kernels.add_argument("--op", help="comma-separated, e.g. sparse_conv,rasterise; all of them by default")
+    kernels.add_argument("--resolution", default="512", help="comma-separated, e.g. 512,1024,1536: sets the voxels")
+    kernels.add_argument("--device", default="auto")
+    kernels.set_defaults(run=_bench_kernels)
 
 
 def _bench_generate(options: argparse.Namespace) -> int:
@@ -272,6 +277,17 @@ def _bench_quality(options: argparse.Namespace) -> int:
     )  # fmt: skip
     print(json.dumps(bench_quality(chosen, note=print)))
     return 0
+
+
+def _bench_kernels(options: argparse.Namespace) -> int:
+    from trellis_app.bench_kernels import OPS, bench_kernels
+    from trellis_app.devices import choose_device
+
+    ops = options.op.split(",") if options.op else list(OPS)
+    sizes = [int(size) for size in options.resolution.split(",")]
+    report = bench_kernels(ops, sizes, choose_device(options.device), note=lambda text: print(text, file=sys.stderr))
+    print(json.dumps(report))
+    return 1 if any("failed" in row for row in report["rows"]) else 0
 
 
 def _bench_pipeline(options: argparse.Namespace) -> int:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 
 import torch
 from benchmarks.mesh_links import bumpy_torus
-from benchmarks.workload import benchmark, milliseconds
+from benchmarks.workload import Case, benchmark
+from trellis_kernels.choice import REFERENCE
 from trellis_kernels.edge_collapse.op import NEVER, CollapseMesh, Verdict, edge_keys, examine, independent_edges, merge
 from trellis_kernels.mesh_links.op import link, plane_quadrics
 
 
-def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
-    """Price, pick, examine; merging changes the mesh, so it is timed once."""
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
+    """Price, pick, examine; merging changes the mesh, so each call merges a copy of it."""
     points, faces = bumpy_torus(rows, device)
     links = link(faces, len(points))
     ends = torch.stack([faces.view(-1)[links.halves], faces[:, [1, 2, 0]].reshape(-1)[links.halves]], dim=1)
@@ -28,15 +30,22 @@ def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
     keys = edge_keys(mesh)[1]
     picked = independent_edges(mesh, keys, NEVER - 1)
     verdict = examine(mesh, picked)
-    row: dict[str, object] = {"edges": len(ends), "picked": len(picked)}
-    yield row | {"case": "edge_keys", "ms": milliseconds(lambda: edge_keys(mesh), device)}
-    picking = milliseconds(lambda: independent_edges(mesh, keys, NEVER - 1), device)
-    yield row | {"case": "independent_edges", "ms": picking}
-    yield row | {"case": "examine", "ms": milliseconds(lambda: examine(mesh, picked), device)}
+    size = f"{len(ends):,} edges"
+    yield Case(f"edge_keys, {size}", lambda: edge_keys(mesh))
+    yield Case(
+        f"independent_edges, {size}",
+        lambda: independent_edges(mesh, keys, NEVER - 1),
+        lambda: independent_edges(mesh, keys, NEVER - 1, implementation=REFERENCE),
+    )
+    yield Case(f"examine, {len(picked):,} of {size}", lambda: examine(mesh, picked))
     allowed = verdict.vanishing > 0
     fits = Verdict(verdict.vanishing[allowed], verdict.points[allowed], verdict.quadrics[allowed])
-    merging = milliseconds(lambda: merge(mesh, picked[allowed], fits), device, repeats=1, warm=0)
-    yield row | {"case": "merge", "ms": merging}
+
+    def merged() -> None:
+        copy = CollapseMesh(**{field.name: getattr(mesh, field.name).clone() for field in fields(mesh)})
+        merge(copy, picked[allowed], fits)
+
+    yield Case(f"merge, {int(allowed.sum()):,} of {size}, with a copy of the mesh", merged)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import benchmark, milliseconds, voxel_shell
+from benchmarks.peers import flex_gemm_sample
+from benchmarks.workload import Case, benchmark, voxel_shell
+from trellis_kernels.choice import REFERENCE
 from trellis_kernels.grid_sample.op import grid_sample_3d
 
 
-def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
     """A million points near the surface, some without any voxel around them."""
     coords = voxel_shell(rows, device)
     feats = torch.rand(len(coords), 6, device=device)
@@ -21,10 +23,17 @@ def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
     points = torch.arange(1 << 20, device=device) * len(coords) >> 20
     query = coords[points, 1:] + torch.rand(len(points), 3, device=device) * 4 - 1.5
     for fallback in (False, True):
-        ms = milliseconds(
-            lambda f=fallback: grid_sample_3d(feats, coords, (side,) * 3, query, fallback_to_nearest=f), device
-        )
-        yield {"case": "fallback" if fallback else "trilinear", "rows": len(coords), "points": len(points), "ms": ms}
+
+        def run(name: str = "auto", nearest: bool = fallback) -> torch.Tensor:
+            shape = (side,) * 3
+            return grid_sample_3d(feats, coords, shape, query, fallback_to_nearest=nearest, implementation=name)
+
+        size = f"{len(points):,} points in {len(coords):,} voxels"
+        if fallback:
+            yield Case(f"nearest where none is near, {size}", run)
+        else:
+            peer = flex_gemm_sample(feats, coords, side, query)
+            yield Case(f"trilinear, {size}", run, lambda call=run: call(REFERENCE), 1e-5, peer)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import benchmark, milliseconds
+from benchmarks.workload import Case, benchmark
+from trellis_kernels.choice import REFERENCE
 from trellis_kernels.mesh_links.op import link, plane_quadrics
 
 
@@ -30,13 +31,21 @@ def bumpy_torus(vertices: int, device: torch.device) -> tuple[torch.Tensor, torc
     return points.contiguous(), faces.int()
 
 
-def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
     """Lists and edges, then quadrics."""
     points, faces = bumpy_torus(rows, device)
-    row: dict[str, object] = {"vertices": len(points), "faces": len(faces)}
-    yield row | {"case": "link", "ms": milliseconds(lambda: link(faces, len(points)), device)}
-    quadrics = milliseconds(lambda: plane_quadrics(points, faces, pull=2e-5), device)
-    yield row | {"case": "plane_quadrics", "ms": quadrics}
+    size = f"{len(points):,} vertices"
+
+    def edges(name: str = "auto") -> tuple[torch.Tensor, ...]:
+        """Links without the corner lists, whose order is free."""
+        found = link(faces, len(points), implementation=name)
+        return found.border, found.halves, found.faces_at
+
+    def quadrics(name: str = "auto") -> torch.Tensor:
+        return plane_quadrics(points, faces, pull=2e-5, implementation=name)
+
+    yield Case(f"link, {size}", edges, lambda: edges(REFERENCE))
+    yield Case(f"plane_quadrics, {size}", quadrics, lambda: quadrics(REFERENCE), 1e-5)
 
 
 if __name__ == "__main__":

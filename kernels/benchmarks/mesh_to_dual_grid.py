@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import benchmark, milliseconds
+from benchmarks.workload import Case, benchmark
 from trellis_kernels.mesh_to_dual_grid.op import GridBox, mesh_to_dual_grid
 
 
@@ -27,15 +27,15 @@ def sphere(faces: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return vertices, torch.cat(halves).int(), torch.stack([u, v], -1).reshape(-1, 2)
 
 
-def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
-    """One thread and all of them."""
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
+    """One thread and all of them; the work is done on the CPU."""
     vertices, faces, _ = sphere(rows)
     for resolution in (256, 512, 1024):
-        for workers in (1, os.cpu_count() or 1):
-            box = GridBox.cube(resolution)
-            run = functools.partial(mesh_to_dual_grid, vertices, faces, box, workers=workers)
-            ms = milliseconds(run, device, repeats=3)
-            yield {"faces": len(faces), "resolution": resolution, "workers": workers, "ms": ms}
+        box = GridBox.cube(resolution)
+        one = functools.partial(mesh_to_dual_grid, vertices, faces, box, workers=1)
+        all_ = functools.partial(mesh_to_dual_grid, vertices, faces, box, workers=os.cpu_count() or 1)
+        yield Case(f"{len(faces):,} faces, {resolution}³, 1 thread", one)
+        yield Case(f"{len(faces):,} faces, {resolution}³, {os.cpu_count()} threads", all_, one)
 
 
 if __name__ == "__main__":

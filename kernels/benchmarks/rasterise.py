@@ -1,22 +1,23 @@
-"""Times the rasteriser at real sizes, after checking it against the reference.
+"""Pictures of a sphere and atlases of charts, at the sizes that previews and baking draw.
 
-    PYTHONPATH=kernels python kernels/benchmarks/rasterise.py [--device cuda] [--repeats 5]
-
-Exit status 1 if a check fails. The last line is JSON.
+PYTHONPATH=kernels python kernels/benchmarks/rasterise.py [--device cpu|cuda]
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import sys
+from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import milliseconds, report
+from benchmarks.workload import Case, benchmark
+from trellis_kernels.choice import REFERENCE
 from trellis_kernels.rasterise.op import rasterise, rasterise_batch
 
-CASES = ((5, 1024), (40, 1024), (400, 1024), (400, 2048))  # cells along a side of the sphere, picture side
+VIEWS = ((5, 1024), (400, 1024), (500, 2048))  # cells along a side of the sphere, picture side
+ATLASES = ((224, 1024), (500, 2048), (500, 4096))  # charts along a side of the atlas, texture side
+SMALL = (61, 83)  # of the pictures that the reference draws
 
 
 def sphere(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,43 +32,32 @@ def sphere(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]
     return clip.to(device), torch.cat([first + halves[0], first + halves[1]]).int().to(device)
 
 
-def check(device: torch.device) -> bool:
-    """Same fragments as the reference, from in front and with triangles cut by the near plane; same bytes twice."""
+def atlas(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clip coordinates [4 side^2, 4] and faces [2 side^2, 3] of square charts with gaps between them."""
+    chart = torch.arange(side * side, device=device)
+    low = torch.stack([chart % side, chart // side], dim=1).float()
+    corners = 0.95 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], device=device)
+    clip = torch.nn.functional.pad((low[:, None] + corners).reshape(-1, 2) * (2 / side) - 1, (0, 2))
+    clip[:, 3] = 1.0
+    halves = torch.tensor([[0, 1, 2], [1, 3, 2]], device=device)
+    return clip, (4 * chart[:, None, None] + halves).reshape(-1, 3).int()
+
+
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
+    """Small pictures beside the reference, one cut by the near plane, then pictures and atlases of real size."""
     clip, faces = sphere(9, device)
-    cut = clip - torch.tensor([0.0, 0.0, 2.5, 2.5], device=device)
-    for corners in (clip, cut):
-        wanted = rasterise(corners.cpu(), faces.cpu(), (61, 83), implementation="reference")
-        found, again = (rasterise(corners, faces, (61, 83)) for _ in range(2))
-        if not torch.equal(found.face.cpu(), wanted.face) or not torch.equal(found.barycentric, again.barycentric):
-            return False
-        if not torch.allclose(found.barycentric.cpu(), wanted.barycentric, atol=1e-6):
-            return False
-    return True
-
-
-def main() -> int:
-    """Checks, then times."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    if not check(device):
-        print("the fragments differ from the reference", file=sys.stderr)
-        return 1
-    rows: list[dict[str, object]] = []
-    for cells, side in CASES:
-        clip, faces = sphere(cells, device)
-        run = functools.partial(rasterise, clip, faces, (side, side))
-        one = milliseconds(run, device, repeats=options.repeats)
-        rows.append({"faces": len(faces), "side": side, "pictures": 1, "ms": one})
+    for name, corners in (("whole", clip), ("cut", clip - torch.tensor([0.0, 0.0, 2.5, 2.5], device=device))):
+        small = functools.partial(rasterise, corners, faces, SMALL)
+        yield Case(f"{name}, {SMALL[0]} x {SMALL[1]}", small, functools.partial(small, implementation=REFERENCE), 1e-6)
+    for make, sizes in ((sphere, VIEWS), (atlas, ATLASES)):
+        for cells, side in sizes:
+            clip, faces = make(cells, device)
+            run = functools.partial(rasterise, clip, faces, (side, side))
+            yield Case(f"{make.__name__}, {len(faces):,} faces, {side}²", run)
     clip, faces = sphere(40, device)
     batch = clip.expand(16, -1, -1)
-    many = milliseconds(lambda: rasterise_batch(batch, faces, (512, 512)), device, repeats=options.repeats)
-    rows.append({"faces": len(faces), "side": 512, "pictures": 16, "ms": many})
-    report(rows, device)
-    return 0
+    yield Case(f"16 spheres, {len(faces):,} faces, 512²", lambda: rasterise_batch(batch, faces, (512, 512)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark("rasterise", cases))

@@ -9,16 +9,18 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import benchmark, milliseconds, voxel_shell
+from benchmarks.workload import Case, benchmark, voxel_shell
+from trellis_kernels.choice import REFERENCE
 from trellis_kernels.voxel_index.op import build_voxel_index
 
 
-def cases(device: torch.device, rows: int) -> Iterator[dict[str, object]]:
+def cases(device: torch.device, rows: int) -> Iterator[Case]:
     """A shell, and as many look-ups of voxels one step away."""
     coords = voxel_shell(rows, device)
     index = build_voxel_index(coords)
-    yield {"case": "build", "rows": len(coords), "ms": milliseconds(lambda: build_voxel_index(coords), device)}
-    yield {"case": "lookup", "rows": len(coords), "ms": milliseconds(lambda: index.lookup(coords + 1), device)}
+    yield Case(f"build, {len(coords):,} voxels", lambda: build_voxel_index(coords))
+    wanted = build_voxel_index(coords, implementation=REFERENCE)
+    yield Case(f"look-up, {len(coords):,} voxels", lambda: index.lookup(coords + 1), lambda: wanted.lookup(coords + 1))
 
 
 if __name__ == "__main__":
