@@ -12,6 +12,8 @@ from PIL import Image
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app import doctor
 from trellis_app.__main__ import main
+from trellis_app.errors import EmptyAssetError
+from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import AppSettings
 
 
@@ -29,11 +31,10 @@ def picture(tmp_path) -> Path:
     return path
 
 
-def generate(picture: Path, out: Path, bundle: Path, *more: str) -> int:
+def generate(pictures: Path | list[Path], out: Path, bundle: Path, *more: str) -> int:
+    paths = map(str, pictures if isinstance(pictures, list) else [pictures])
     small = ("--faces", "2000", "--texture-size", "128")
-    return main(
-        ["generate", str(picture), "--out", str(out), "--bundle", str(bundle), "--device", "cpu", *small, *more]
-    )
+    return main(["generate", *paths, "--out", str(out), "--bundle", str(bundle), "--device", "cpu", *small, *more])
 
 
 def test_generate_writes_the_files_and_their_record(picture, tmp_path, bundle, capsys):
@@ -74,6 +75,57 @@ def test_the_same_run_gives_the_same_bytes_and_another_seed_another_asset(pictur
     first, again, other = ((tmp_path / folder / "box.glb").read_bytes() for folder in "abc")
     assert first == again
     assert first != other
+
+
+def test_every_picture_with_every_seed(picture, tmp_path, bundle, capsys):
+    other = tmp_path / "more" / picture.name
+    other.parent.mkdir()
+    Image.open(picture).rotate(20).save(other)
+    assert generate([picture, other], tmp_path / "out", bundle, "--seeds", "1,2,1", "--formats", "glb") == 0
+    names = [f"{stem}-seed{seed}" for stem in ("box", "box-2") for seed in (1, 2)]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {f"{name}.{ending}" for name in names for ending in ("glb", "json")}
+    assert len(capsys.readouterr().out.split()) == 8
+    assert generate(other, tmp_path / "alone", bundle, "--seed", "2", "--formats", "glb") == 0
+    assert (tmp_path / "alone/box.glb").read_bytes() == (tmp_path / "out/box-2-seed2.glb").read_bytes()
+    record = json.loads((tmp_path / "out/box-2-seed2.json").read_text())
+    assert record["seed"] == 2
+    assert {"structure", "shape", "material", "finish: Bake the textures"} <= record["seconds"].keys()
+
+
+def test_what_fails_leaves_the_others(picture, tmp_path, bundle, capsys, monkeypatch):
+    """One picture has no object, one asset no surface, the disk refuses one file: the other two are written."""
+    blank = write_bad("transparent", tmp_path)
+    decode, opened, calls = ImageTo3D.decode_shape, Path.open, []
+
+    def second_is_empty(pipeline, shape):
+        calls.append(shape)
+        if len(calls) == 2:
+            raise EmptyAssetError("The shape stage produced no surface.", "Try another seed.")
+        return decode(pipeline, shape)
+
+    def full(path, *arguments, **options):
+        if "box-seed4.json" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(ImageTo3D, "decode_shape", second_is_empty)
+    monkeypatch.setattr(Path, "open", full)
+    assert generate([picture, blank], tmp_path / "out", bundle, "--seeds", "2,3,4,5", "--formats", "glb") == 2
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {f"box-seed{seed}.{ending}" for seed in (2, 5) for ending in ("glb", "json")}
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 6
+    assert sum("transparent-seed" in line for line in errors) == 4
+    assert any("box-seed3: The shape stage produced no surface." in line for line in errors)
+    assert any("box-seed4" in line and "is full" in line for line in errors)
+
+
+def test_a_list_of_seeds_holds_numbers(picture, tmp_path, bundle, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        generate(picture, tmp_path / "out", bundle, "--seeds", "1,two")
+    assert generate(picture, tmp_path / "out", bundle, "--seeds", "1,-2") == 2
+    assert "seed is -2" in capsys.readouterr().err
 
 
 def write_bad(kind: str, folder: Path) -> Path:

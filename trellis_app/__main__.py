@@ -1,6 +1,7 @@
 """python -m trellis_app generate | texture | health | doctor | bench | train | evaluate: thin commands.
 
-Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, 130 interrupted.
+Exit codes: 0 done, 1 the machine cannot do it (doctor), 2 bad input or settings, or an asset that came to nothing,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trellis_app.cli_flags import add_finish_flags, file_options, finish_options, format_names
+from trellis_app.cli_flags import add_finish_flags, file_options, finish_options, format_names, seed_list
 from trellis_app.errors import TrellisError
 from trellis_app.settings import (
     PROJECT_ROOT,
@@ -47,10 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("generate", help="picture -> 3D files and a JSON record")
-    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser = commands.add_parser("generate", help="pictures -> 3D files and a JSON record each")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     _add_model_flags(parser)
+    parser.add_argument(
+        "--seeds", type=seed_list, metavar="LIST",
+        help="comma-separated, instead of --seed: every picture with every seed, as PICTURE-seedN",
+    )  # fmt: skip
     add_finish_flags(parser)
     parser.set_defaults(run=_generate)
 
@@ -62,19 +67,27 @@ def _settings(options: argparse.Namespace) -> AppSettings:
 
 def _generate(options: argparse.Namespace) -> int:
     from trellis_app.image.cutout import CutoutOptions
-    from trellis_app.job import JobOptions, run_job
+    from trellis_app.job import JobOptions, Product, run_job
+
+    def tell(beat: StageEvent | Product) -> None:
+        if isinstance(beat, StageEvent):
+            return _show(beat)
+        if beat.error is not None:
+            print(f"error: {beat.name}: {beat.error}", file=sys.stderr)
+        for path in beat.paths:
+            print(path, flush=True)
 
     request = GenerationRequest(preset=options.resolution, seed=options.seed, finish=finish_options(options))
     job = JobOptions(
-        picture=options.picture,
+        pictures=tuple(options.pictures),
         folder=options.out,
+        seeds=options.seeds or (options.seed,),
         formats=format_names(options),
         files=file_options(options),
         cutout=CutoutOptions(keep_alpha=not options.ignore_alpha, foreground_ratio=options.foreground_ratio),
     )
-    for path in run_job(_settings(options), request, job, _show):
-        print(path)
-    return 0
+    products = run_job(_settings(options), request, job, tell)
+    return 2 if any(product.error for product in products) else 0
 
 
 def _add_texture(commands: argparse._SubParsersAction) -> None:

@@ -16,12 +16,14 @@ import functools
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import torch
 
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
+from trellis_app.export.sidecar import RunLog
 from trellis_app.memory import FINISH_GB, GB
 from trellis_app.pipeline import ImageTo3D, Run
 from trellis_app.progress import RunClock
@@ -48,8 +50,11 @@ class Outcome:
     index: int  # of the sample
     voxels: OVoxel | None = None
     error: TrellisError | None = None
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, of the pass that the sample was in
+    together: int = 1  # samples in that pass
 
 
+Value = TypeVar("Value")
 Beats = Generator[StageEvent | Outcome, None, None]
 
 
@@ -69,7 +74,7 @@ def generate_batch(
     while left:
         group = left[:size]
         try:
-            with closing(_group(pipeline, [samples[index] for index in group], request)) as beats:
+            with closing(_run(pipeline, [samples[index] for index in group], request)) as beats:
                 for beat in beats:
                     if isinstance(beat, Outcome):
                         beat = replace(beat, index=group[beat.index])
@@ -91,57 +96,76 @@ def group_size(pipeline: ImageTo3D) -> int:
     return max(1, min(MOST_TOGETHER, int(room // SAMPLE_GB)))
 
 
+def _run(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest) -> Beats:
+    return _group(pipeline, samples, request) if len(samples) > 1 else _alone(pipeline, samples[0], 0, request)
+
+
 @torch.inference_mode()
 def _group(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest) -> Beats:
     """Outcomes in the order of the samples, by index. Where one has no object, each runs alone."""
-    if len(samples) == 1:
-        yield from _alone(pipeline, samples[0], 0, request)
-        return
+    log, clock = RunLog(), RunClock()
     try:
-        shape, material = yield from _latents(pipeline, samples, request)
+        shape, material = yield from _noted(_latents(pipeline, samples, request, clock), log)
     except EmptyAssetError:
         for index, sample in enumerate(samples):
             yield from _alone(pipeline, sample, index, request)
         return
     for index, pair in enumerate(zip(shape.items(), material.items(), strict=True)):
-        yield _decoded(pipeline, index, *pair)
+        voxels, error = _decoded(pipeline, *pair)
+        event = clock.event(Stage.MATERIAL, f"decoded {index + 1} of {len(samples)}", 9, 10)
+        log.note(event)
+        yield event
+        yield Outcome(index, voxels, error, log.rounded(), len(samples))
 
 
 def _alone(pipeline: ImageTo3D, sample: Sample, index: int, request: GenerationRequest) -> Beats:
     """One sample's run, with all that a run does against want of memory."""
-    voxels = None
+    log, voxels, failure = RunLog(), None, None
     try:
         for event in pipeline.generate(sample.picture, replace(request, seed=sample.seed), finish=False):
+            log.note(event)
             yield event
             if isinstance(event.result, OVoxel):
                 voxels = event.result
     except (EmptyAssetError, MachineError) as error:
-        yield Outcome(index, error=error)
-        return
-    yield Outcome(index, voxels)
+        failure = error
+    yield Outcome(index, voxels, failure, log.rounded())
+
+
+def _noted(events: Generator[StageEvent, None, Value], log: RunLog) -> Generator[StageEvent, None, Value]:
+    """The same events, each noted."""
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return cast(Value, end.value)
+            log.note(event)
+            yield event
 
 
 def _latents(
-    pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest
+    pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest, clock: RunClock
 ) -> Generator[StageEvent, None, tuple[ShapeLatent, MaterialLatent]]:
     """The three flows on the rows of all samples; raises EmptyAssetError where one has no object."""
-    clock = RunClock()
     run = begin(pipeline, samples, request, clock)
     yield from pipeline.fetch(run.preset, clock)
     yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
     occupancy = yield from pipeline.structure(run)
     shape = yield from pipeline.shape(occupancy, run)
     material = yield from pipeline.material(shape, run)
-    yield clock.event(Stage.MATERIAL, "decoding", 9, 10)
     return shape, material
 
 
-def _decoded(pipeline: ImageTo3D, index: int, shape: ShapeLatent, material: MaterialLatent) -> Outcome:
+def _decoded(
+    pipeline: ImageTo3D, shape: ShapeLatent, material: MaterialLatent
+) -> tuple[OVoxel | None, EmptyAssetError | None]:
+    """One sample's asset, or the error that it has no surface."""
     try:
         grid, guides = pipeline.decode_shape(shape)
     except EmptyAssetError as error:
-        return Outcome(index, error=error)
-    return Outcome(index, on_cpu(pipeline.decode_material(material, grid, guides)))
+        return None, error
+    return on_cpu(pipeline.decode_material(material, grid, guides)), None
 
 
 def begin(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest, clock: RunClock) -> Run:

@@ -50,6 +50,11 @@ def file_options(options: argparse.Namespace) -> FileOptions:
     return FileOptions(texture_format=options.texture_format, draco=options.draco, size_mm=options.size_mm)
 
 
+def seed_list(text: str) -> tuple[int, ...]:
+    """'1,2,3' -> each seed once, for argparse."""
+    return tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
+
+
 def format_names(options: argparse.Namespace) -> tuple[str, ...]:
     """The formats in the order given, each once."""
     return tuple(dict.fromkeys(name.strip() for name in options.formats.split(",") if name.strip()))

@@ -1,12 +1,16 @@
-"""One stateless job, picture -> files: what the CLI runs, with the same preparation as the page."""
+"""Stateless jobs, pictures -> files: what the CLI runs, with the same preparation as the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trellis_app.errors import EmptyAssetError
+from trellis_app.batch import Outcome, Sample, generate_batch
+from trellis_app.beside import Beside, Notify
+from trellis_app.errors import EmptyAssetError, PictureError, TrellisError
 from trellis_app.export.files import check_folder
 from trellis_app.export.formats import check_formats, write_all
 from trellis_app.export.sidecar import RunLog, settings_record
@@ -14,41 +18,135 @@ from trellis_app.export.source import ExportSource
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.pipeline import ImageTo3D
+from trellis_app.progress import Check, RunClock
 from trellis_app.settings import AppSettings, FileOptions, GenerationRequest
-from trellis_app.types import FinishedAsset, OVoxel, StageEvent
+from trellis_app.types import FinishedAsset, OVoxel, PreparedImage, Stage, StageEvent
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Which picture becomes which files."""
+    """Which pictures become which files, each with every seed."""
 
-    picture: Path
+    pictures: tuple[Path, ...]
     folder: Path
+    seeds: tuple[int, ...] = (0,)
     formats: tuple[str, ...] = ("glb", "ply")
     files: FileOptions = field(default_factory=FileOptions)
     cutout: CutoutOptions = field(default_factory=CutoutOptions)
 
 
-def run_job(
-    settings: AppSettings, request: GenerationRequest, options: JobOptions, notify: Callable[[StageEvent], None]
-) -> list[Path]:
-    """Generate and write every format and `<stem>.json`, all or none; returns the paths written.
+@dataclass(frozen=True)
+class Product:
+    """What became of one picture and seed: files, or an error and none."""
 
-    Cheap checks come first: formats, folder, picture, then the bundle. Raises the errors of errors.py.
+    name: str  # stem of the files
+    paths: tuple[Path, ...] = ()
+    error: TrellisError | None = None
+
+
+def run_job(
+    settings: AppSettings,
+    request: GenerationRequest,
+    options: JobOptions,
+    notify: Callable[[StageEvent | Product], None],
+) -> list[Product]:
+    """Generate and write every format and `<name>.json` of each picture and seed, all or none; tells each as it comes.
+
+    The seed of `request` is not used. Cheap checks come first: formats, folder, seeds, pictures, then the bundle; they
+    raise the errors of errors.py. What goes wrong with one asset later is its product's error and leaves the others.
     """
     check_formats(options.formats, options.files)
     check_folder(options.folder)
-    picture = read_picture(options.picture)
+    requests = [replace(request, seed=seed) for seed in dict.fromkeys(options.seeds)]
+    pictures = list(dict.fromkeys(options.pictures))
+    for path in pictures:
+        read_picture(path)
     pipeline = ImageTo3D.load(settings)
-    request = pipeline.resolved(request)
-    prepared = pipeline.prepare(picture, options.cutout)
-    log = RunLog()
-    asset, voxels = finished(pipeline.generate(prepared, request), log, notify)
-    record = settings_record(request, pipeline.samplers(request), bundle=pipeline.bundle.name)
-    source = ExportSource(asset, voxels, request.finish, options.files, record)
-    sidecar = {**record, "warnings": prepared.warnings, "seconds": log.rounded()}
-    written = write_all(source, options.folder, options.picture.stem, options.formats, sidecar=sidecar)
-    return [path for paths in written.values() for path in paths]
+    requests = [pipeline.resolved(one) for one in requests]
+    orders, products = [], []
+    for path, stem in zip(pictures, stems(pictures), strict=True):
+        names = [stem if len(requests) == 1 else f"{stem}-seed{one.seed}" for one in requests]
+        try:
+            prepared = pipeline.prepare(read_picture(path), options.cutout)
+        except PictureError as error:
+            products += [Product(name, error=error) for name in names]
+        else:
+            orders += [Order(name, prepared, one) for name, one in zip(names, requests, strict=True)]
+    for product in products:
+        notify(product)
+    if orders:
+        for beat in _produced(pipeline, orders, options):
+            notify(beat)
+            products += [beat] if isinstance(beat, Product) else []
+    return products
+
+
+@dataclass(frozen=True)
+class Order:
+    """One asset to be made."""
+
+    name: str  # stem of its files
+    picture: PreparedImage
+    request: GenerationRequest  # resolved, with its own seed
+
+
+def stems(pictures: Sequence[Path]) -> list[str]:
+    """A name for each picture; where several have one name, numbers tell them apart: 'cup', 'cup-2'."""
+    chosen: list[str] = []
+    for picture in pictures:
+        tries = itertools.chain([picture.stem], (f"{picture.stem}-{number}" for number in itertools.count(2)))
+        chosen.append(next(name for name in tries if name not in chosen))
+    return chosen
+
+
+def _produced(
+    pipeline: ImageTo3D, orders: Sequence[Order], options: JobOptions
+) -> Generator[StageEvent | Product, None, None]:
+    """The product of each order, finished and written while the next ones are sampled where there is a GPU."""
+
+    def work(outcome: Outcome, notify: Notify, check: Check) -> Product:
+        order = orders[outcome.index]
+        try:
+            return Product(order.name, _written(pipeline, order, outcome, options, notify, check))
+        except TrellisError as error:
+            return Product(order.name, error=error)
+
+    samples = [Sample(order.picture, order.request.seed) for order in orders]
+    with (
+        Beside(pipeline.device, work) as finishing,
+        closing(generate_batch(pipeline, samples, orders[0].request)) as beats,
+    ):
+        for beat in beats:
+            yield from finishing.ready()
+            if not isinstance(beat, Outcome):
+                yield beat
+            elif beat.error is not None:
+                yield Product(orders[beat.index].name, error=beat.error)
+            else:
+                yield from finishing.take(beat)
+        yield from finishing.rest()
+
+
+def _written(
+    pipeline: ImageTo3D, order: Order, outcome: Outcome, options: JobOptions, notify: Notify, check: Check
+) -> tuple[Path, ...]:
+    """Finish an asset and write its files, all or none."""
+    assert outcome.voxels is not None
+    log, asset = RunLog(), None
+    with closing(pipeline.finish(outcome.voxels, order.request.finish, RunClock({Stage.FINISH: 1.0}))) as events:
+        for event in events:
+            check()
+            log.note(event)
+            notify(event)
+            asset = event.result
+    assert isinstance(asset, FinishedAsset)
+    record = settings_record(order.request, pipeline.samplers(order.request), bundle=pipeline.bundle.name)
+    source = ExportSource(asset, outcome.voxels, order.request.finish, options.files, record)
+    sidecar = {**record, "warnings": order.picture.warnings, "seconds": {**outcome.seconds, **log.rounded()}}
+    if outcome.together > 1:
+        sidecar["sampled_together"] = outcome.together  # so many assets shared the seconds of the sampling
+    written = write_all(source, options.folder, order.name, options.formats, sidecar=sidecar, check=check)
+    return tuple(path for paths in written.values() for path in paths)
 
 
 def finished(
