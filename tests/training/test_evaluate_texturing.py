@@ -13,6 +13,7 @@ from trellis_app.training.comparisons import AssetArrays
 from trellis_app.training.evaluate_texturing import (
     TexturingSettings,
     evaluate_texturing,
+    mean_colour,
     measured,
     surface_samples,
     table,
@@ -32,6 +33,13 @@ def test_points_follow_the_area() -> None:
     assert share.min() >= 0
     np.testing.assert_allclose(share.sum(axis=1), 1)
     np.testing.assert_allclose(share.mean(axis=0), 1 / 3, atol=0.01)
+
+
+def test_the_mean_colour_leaves_out_the_background() -> None:
+    view = np.zeros((4, 4, 4), np.uint8)
+    view[..., :3] = 200
+    view[0, :2] = [[255, 0, 51, 255], [0, 0, 51, 255]]
+    np.testing.assert_allclose(mean_colour(view), [0.5, 0.0, 0.2])
 
 
 def test_true_voxels_measure_as_the_best() -> None:

@@ -63,8 +63,9 @@ def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
 
     psnr: base colour at points spread evenly over the surface, read from the texture, against the truth (dB, as sRGB).
     psnr_view: as seen from the picture's camera, unlit. best: psnr of the true voxels baked the same way, which a
-    perfect material stage would reach. plain: psnr of the one colour closest to the truth, taken from the truth (60
-    where that has but one). seconds: until the voxels have their colours.
+    perfect material stage would reach. flat: psnr of the picture's mean colour. plain: psnr of the one colour that is
+    closest to the truth, which nothing but the truth tells (60 where that has but one). seconds: until the voxels have
+    their colours.
     """
     pipeline = ImageTo3D(load_bundle(settings.bundle), torch.device(settings.device))
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
@@ -150,8 +151,15 @@ def measured(obj: LibraryObject, sample: Sample, made: AssetArrays, texture_size
         "psnr": shown[0],
         "psnr_view": compare(Framed(obj, sample.yaw), made, sample.cameras[0], 0)["psnr"],
         "best": shown[1],
+        "flat": psnr(np.broadcast_to(mean_colour(sample.views[0]), truth.shape), truth),
         "plain": psnr(np.broadcast_to(truth.mean(axis=0), truth.shape), truth),
     }
+
+
+def mean_colour(view: np.ndarray) -> np.ndarray:
+    """Mean colour [3] in [0, 1] of the pixels of a picture uint8 [S, S, 4], weighted by alpha."""
+    weight = view[..., 3:].astype(np.float64)
+    return np.asarray((view[..., :3] / 255.0 * weight).sum(axis=(0, 1)) / max(float(weight.sum()), 1.0))
 
 
 def surface_samples(
@@ -167,7 +175,7 @@ def surface_samples(
 
 def table(report: dict[str, object]) -> str:
     """A line an object, one of the means and one of the medians."""
-    columns = ("psnr", "psnr_view", "best", "plain", "seconds")
+    columns = ("psnr", "psnr_view", "best", "flat", "plain", "seconds")
     lines = [f"{'':44}" + "".join(f"{c:>10}" for c in columns)]
     medians: Row = {"name": "median", **report["medians"]}  # type: ignore[dict-item]
     means: Row = {"name": "mean", **{c: report[c] for c in columns}}  # type: ignore[misc]
