@@ -224,6 +224,10 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     pipeline.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
     pipeline.add_argument("--precision", choices=("bf16", "fp8"), default="bf16", help="of the flows")
     pipeline.add_argument("--no-finish", action="store_true", help="stop before the mesh is simplified and textured")
+    pipeline.add_argument(
+        "--out-of-memory", action="store_true",
+        help="instead: take the memory away in each stage of the first resolution, and say what happens",
+    )  # fmt: skip
     pipeline.add_argument("--device", default="auto")
     pipeline.add_argument("--runs", type=int, default=3)
     pipeline.set_defaults(run=_bench_pipeline)
@@ -304,6 +308,8 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 
 
 def _bench_pipeline(options: argparse.Namespace) -> int:
+    if options.out_of_memory:
+        return _bench_out_of_memory(options)
     from trellis_app.bench_pipeline import PipelineOptions, bench_pipeline, table
     from trellis_app.devices import choose_device
 
@@ -332,6 +338,17 @@ def _bench_loading(options: argparse.Namespace) -> int:
     from trellis_app.devices import choose_device
 
     report = bench_loading(options.preset, choose_device(options.device), options.folder)
+    print(table(report), file=sys.stderr)
+    print(json.dumps(report))
+    return 0
+
+
+def _bench_out_of_memory(options: argparse.Namespace) -> int:
+    from trellis_app.bench_memory import bench_out_of_memory, table
+    from trellis_app.devices import choose_device
+
+    resolution, device = options.resolution.split(",")[0], choose_device(options.device)
+    report = bench_out_of_memory(resolution, device, options.memory_budget)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.bench_assets import synthetic_asset
+from trellis_app.devices import on_cpu
 from trellis_app.image.features import Dinov3Encoder, ImageEncoder
 from trellis_app.manifest import LATENT_FACTOR
 from trellis_app.models.material_vae import MaterialDecoder, material_features
 from trellis_app.models.shape_vae import ShapeDecoder
-from trellis_app.models.sparse_unet import UpBlock
+from trellis_app.models.sparse_unet import SparseDecoder, UpBlock
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.released import write_descriptions
 from trellis_app.sparse.tensor import SpatialCache
-from trellis_app.types import OVoxel
+from trellis_app.types import DualGrid, OVoxel
 from trellis_app.weights import Bundle, Source, build_empty
 
 _LEVELS = 4  # doublings of a decoder
@@ -91,14 +92,21 @@ class RandomTokens:
 class Target:
     """A surface that the decoders are made to give, and what they see of it at each level."""
 
-    asset: OVoxel
+    asset: OVoxel  # on the CPU
     coords: torch.Tensor  # int32 [N, 4] latent voxels, lexicographic
     masks: tuple[torch.Tensor, ...]  # per level bool [P, 8]: existing children, rows in the decoder's order
-    rows: torch.Tensor  # int64 [M] row of the asset at each row of the decoder's output
+    rows: torch.Tensor  # int64 [M] row of the asset at each row of the decoder's output; on the CPU
+    geometry: torch.Tensor  # float32 [M, 7] what the shape decoder is to say, rows in its order
+    colours: torch.Tensor  # float32 [M, 6] what the material decoder is to say
 
     @classmethod
-    def of(cls, resolution: int, device: torch.device, *, radius: float, walls: int = 1) -> Target:
-        """The synthetic surface at a resolution; the radius decides the number of tokens."""
+    def of(
+        cls, resolution: int, device: torch.device, *, radius: float, walls: int = 1, parked: bool = False
+    ) -> Target:
+        """The synthetic surface at a resolution; the radius decides the number of tokens.
+
+        parked: what is large waits in pinned main memory, so that it takes no part of a memory budget.
+        """
         asset = synthetic_asset(resolution, walls=walls, radius=radius, device=device)
         fine = torch.nn.functional.pad(asset.grid.coords, (1, 0)).int()
         coords = torch.unique(fine // torch.tensor([1, *3 * [LATENT_FACTOR]], device=device, dtype=torch.int32), dim=0)
@@ -112,7 +120,16 @@ class Target:
             cache = cache.subdivide(masks[-1]).cache
         order = torch.argsort(_keys(fine))
         rows = order[torch.searchsorted(_keys(fine)[order], _keys(cache.coords))]
-        return cls(asset, coords, tuple(masks), rows)
+        said = raw_geometry(asset.grid, rows), material_features(asset.attributes[rows])
+        geometry, colours = (x.cpu().pin_memory() for x in said) if parked else said
+        return cls(on_cpu(asset), coords, tuple(masks), rows.cpu(), geometry, colours)
+
+
+def raw_geometry(grid: DualGrid, rows: torch.Tensor) -> torch.Tensor:
+    """Raw channels [M, 7] whose activations are the dual vertices and crossed edges of these rows (margin 0.5)."""
+    share = (grid.dual[rows] + 0.5) / 2
+    crossed = grid.crossed[rows].float() - 0.5
+    return torch.cat([torch.logit(share, eps=1e-6), crossed, torch.zeros_like(crossed[:, :1])], dim=1)
 
 
 def _keys(coords: torch.Tensor) -> torch.Tensor:
@@ -133,8 +150,8 @@ class Steering:
         for level, block in enumerate(ups):
             assert block.to_subdiv is not None
             block.to_subdiv.register_forward_hook(self._subdivision(level))
-        shape.output_layer.register_forward_hook(self._in_parts(self._geometry))
-        material.output_layer.register_forward_hook(self._in_parts(self._attributes))
+        for decoder, channels in ((shape, "geometry"), (material, "colours")):
+            self._replace_output(decoder, channels)
 
     def _occupancy(self, out: torch.Tensor) -> torch.Tensor:
         """Logits [B, 1, R, R, R] that are above 0 in the latent voxels of the first shape pass."""
@@ -146,18 +163,22 @@ class Steering:
         logits[:, 0, x, y, z] = 1.0
         return logits
 
-    def _in_parts(self, replace: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
-        """A hook on an output layer that is called for one stretch of rows after another."""
+    def _replace_output(self, decoder: SparseDecoder, channels: str) -> None:
+        """Hooks on an output layer that is called for one stretch of rows after another."""
         begin = 0
 
-        def hook(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
+        def start(_module: nn.Module, _inputs: object) -> None:
             nonlocal begin
-            assert self.target is not None
-            rows = self.target.rows[begin : begin + len(out)]
-            begin = (begin + len(out)) % max(1, len(self.target.rows))
-            return replace(out, rows)
+            begin = 0
 
-        return hook
+        def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
+            nonlocal begin
+            said = getattr(self.target, channels)[begin : begin + len(out)]
+            begin += len(out)
+            return said.to(out.device, out.dtype)
+
+        decoder.register_forward_pre_hook(start)
+        decoder.output_layer.register_forward_hook(replace)
 
     def _subdivision(self, level: int) -> Any:
         def replace(_module: nn.Module, _inputs: object, out: torch.Tensor) -> torch.Tensor:
@@ -167,15 +188,3 @@ class Steering:
             return mask.to(out.dtype) - 0.5
 
         return replace
-
-    def _geometry(self, out: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Raw channels whose activations are the target's dual vertices and crossed edges (margin 0.5)."""
-        assert self.target is not None
-        grid = self.target.asset.grid
-        share = (grid.dual[rows] + 0.5) / 2
-        crossed = grid.crossed[rows].to(out.dtype) - 0.5
-        return torch.cat([torch.logit(share, eps=1e-6), crossed, torch.zeros_like(crossed[:, :1])], dim=1)
-
-    def _attributes(self, out: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        assert self.target is not None
-        return material_features(self.target.asset.attributes[rows]).to(out.dtype)

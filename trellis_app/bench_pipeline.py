@@ -9,9 +9,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from trellis_app.bench import commit, machine
+from trellis_app.bench import commit, machine, warnings_heard
 from trellis_app.bench_models import RandomBundle, Steering, Target, random_encoder
 from trellis_app.image.background import NoMatte
 from trellis_app.image.features import ImageEncoder
@@ -31,6 +32,7 @@ from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords, image_side
 from trellis_app.progress import RunClock
+from trellis_app.residency import Attempt
 from trellis_app.sampling import forward_passes
 from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.types import FinishedAsset, PreparedImage, ShapeLatent, Stage, StageEvent
@@ -61,15 +63,18 @@ class StageRun:
     name: str
     rows: int  # tokens of a flow, voxels of a decoder, triangles of the finished mesh
     seconds: float
-    peak_gb: float  # of the allocator, weights that stay included
+    peak_gb: float  # of tensors, weights that stay included
+    reserved_gb: float  # of the allocator: tensors, and what it keeps for later
     floor: float | None = None  # seconds below which no bf16 version of a flow can go
+    again: bool = False  # memory ran out, and a smaller plan was used from here on
 
 
 @dataclass
 class StageTimer:
-    """Measures stage after stage, the device idle before and after each."""
+    """Measures stage after stage, the device idle before and after each; where memory runs out, both attempts."""
 
     device: torch.device
+    attempts: Callable[[], Iterator[Attempt]]
     runs: list[StageRun] = field(default_factory=list)
 
     def measure(
@@ -79,12 +84,17 @@ class StageTimer:
         settle(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        start = time.perf_counter()
-        value = work()
+        start, tried = time.perf_counter(), 0
+        for attempt in self.attempts():
+            with attempt:
+                tried += 1
+                value = work()
         settle(self.device)
-        seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(self.device) / GB if self.device.type == "cuda" else 0.0
-        self.runs.append(StageRun(name, rows(value), seconds, peak, floor))
+        seconds, peak, reserved = time.perf_counter() - start, 0.0, 0.0
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device) / GB
+            reserved = torch.cuda.max_memory_reserved(self.device) / GB
+        self.runs.append(StageRun(name, rows(value), seconds, peak, reserved, floor, tried > 1))
         return value
 
 
@@ -107,7 +117,7 @@ class PipelineBench:
         self, folder: Path, device: torch.device, memory_budget_gb: float | None, encoder: ImageEncoder | None = None
     ) -> None:
         """encoder: a DINOv3 network with random weights where none is given."""
-        self.device = device
+        self.device, self.budget_gb = device, memory_budget_gb
         self.pipeline = ImageTo3D(
             RandomBundle(folder), device, encoder=encoder or random_encoder(device), matte=NoMatte(),
             memory_budget_gb=memory_budget_gb,
@@ -121,21 +131,19 @@ class PipelineBench:
 
     def targets(self, preset: str, radius: float, walls: int) -> tuple[Target, Target | None]:
         """The surface that a preset ends with, and the one its coarse pass gives."""
-        options = {"radius": radius, "walls": walls}
+        target = partial(Target.of, device=self.device, radius=radius, walls=walls, parked=self.budget_gb is not None)
         if preset in CASCADES:
-            return (
-                Target.of(CASCADES[preset], self.device, **options),  # type: ignore[arg-type]
-                Target.of(512, self.device, **options),  # type: ignore[arg-type]
-            )
-        return Target.of(int(preset), self.device, **options), None  # type: ignore[arg-type]
+            return target(CASCADES[preset]), target(512)
+        return target(int(preset)), None
 
     @torch.inference_mode()
     def run(self, preset: str, targets: tuple[Target, Target | None], finish: FinishOptions | None) -> list[StageRun]:
         """All stages once."""
-        pipeline, timer, (target, coarse) = self.pipeline, StageTimer(self.device), targets
+        pipeline, (target, coarse) = self.pipeline, targets
         self.steering.target, self.steering.coarse = targets
         request = pipeline.resolved(GenerationRequest(preset=preset, seed=1))
         run = pipeline.begin(BLANK, request, RunClock())
+        timer = StageTimer(self.device, partial(pipeline.attempts, run))
         samplers = pipeline.samplers(request)
         sides = sorted({image_side(run.preset.first), image_side(run.preset.material)})
         timer.measure("picture features", lambda: [run.features(side) for side in sides], lambda _: len(sides))
@@ -224,7 +232,7 @@ class PipelineBench:
 
     def _cascade(self, low: Any, run: Run) -> torch.Tensor:
         with self.pipeline._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            voxels = decoder.upsample(low.fresh(), 4)
+            voxels = decoder.upsample(low.fresh(), 4, self.pipeline._residency.plan.space)
         return cascade_coords(voxels, 512, run.preset.resolution, run.request.max_tokens)[0]
 
 
@@ -249,10 +257,7 @@ def last(stage: Generator[Any, None, Value]) -> Value:
 
 @contextmanager
 def bench_on(device: torch.device, memory_budget_gb: float | None) -> Generator[PipelineBench, None, None]:
-    """A bench whose process may not take more than the budget of the device's memory."""
-    if memory_budget_gb is not None:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_budget_gb * GB / total), device)
+    """A bench with weights in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         yield PipelineBench(Path(folder), device, memory_budget_gb)
 
@@ -270,6 +275,7 @@ class PipelineOptions:
 def bench_pipeline(resolutions: list[str], device: torch.device, options: PipelineOptions) -> dict[str, Any]:
     """Each resolution `runs` times after a first one, and once with another number of tokens."""
     report: dict[str, Any] = {}
+    free = options.memory_budget_gb is None
     if options.precision == "fp8":
         check_fp8(device)
     with bench_on(device, options.memory_budget_gb) as bench:
@@ -277,16 +283,35 @@ def bench_pipeline(resolutions: list[str], device: torch.device, options: Pipeli
             radius = RADII.get(preset, RADIUS)
             targets = bench.targets(preset, radius, 1)
             errors = {}
-            if options.precision == "fp8" or len(targets[0].coords) < ERROR_TOKENS:
+            if options.precision == "fp8" or (free and len(targets[0].coords) < ERROR_TOKENS):
                 errors = bench.errors(preset, targets, options.precision)
             if bench.pipeline.precision != options.precision:
                 bench.anew(options.precision)
-            first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
+            with warnings_heard() as warnings:
+                first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
             targets = bench.targets(preset, OTHER * radius, 1)
             report[preset] = summary(first, warm, bench.run(preset, targets, None))
+            report[preset]["memory"] = memory_taken([first, *warm], device, options.memory_budget_gb)
+            report[preset]["warnings"] = warnings
             report[preset]["relative_errors"] = errors
             del targets
     return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
+
+
+def memory_taken(runs: list[list[StageRun]], device: torch.device, budget_gb: float | None) -> dict[str, Any]:
+    """Peak of several runs: what torch's allocator took, and what the device holds besides (CUDA, other programs)."""
+    stages = [stage for run in runs for stage in run]
+    reserved, outside = max(stage.reserved_gb for stage in stages), 0.0
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        outside = (total - free - torch.cuda.memory_reserved(device)) / GB
+    return {
+        "reserved_gb": round(reserved, 2),
+        "outside_gb": round(outside, 2),
+        "peak_gb": round(reserved + outside, 2),
+        "within_budget": None if budget_gb is None else reserved + outside <= budget_gb,
+        "tried_again": sorted({stage.name for stage in stages if stage.again}),
+    }
 
 
 def summary(first: list[StageRun], warm: list[list[StageRun]], other: list[StageRun]) -> dict[str, Any]:
@@ -325,5 +350,6 @@ def table(report: dict[str, Any]) -> str:
                 f"{s['first_seconds']:>8.3f} {other:>8}"
             )
         lines.append(f"{preset:<13} {'all stages':<18} {'':>9} {result['total_seconds']:>8.3f}")
+        lines.append(f"{preset:<13} memory: {', '.join(f'{k} {v}' for k, v in result.get('memory', {}).items())}")
         lines += [f"{preset:<13} {name}: {value:.1e}" for name, value in result.get("relative_errors", {}).items()]
     return "\n".join(lines)
