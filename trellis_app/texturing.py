@@ -96,11 +96,17 @@ def coloured(pipeline: ImageTo3D, surface: Surface, run: Run) -> Generator[Stage
     read = partial(voxels_of, surface, run.preset.resolution, check=signal)
     grid = yield from _work(run.clock, (Stage.SHAPE, "mesh to voxels", 0, 10), read, signal)
     encode = partial(pipeline.encode_shape, grid)
-    shape = yield from _work(run.clock, (Stage.SHAPE, "reading the shape", 5, 10), encode, signal)
+    for attempt in pipeline.attempts(run):
+        with attempt:
+            shape = yield from _work(run.clock, (Stage.SHAPE, "reading the shape", 5, 10), encode, signal)
     yield pipeline.done(run.clock, Stage.SHAPE, grid)
-    material = yield from pipeline.material(shape, run)
+    for attempt in pipeline.attempts(run):
+        with attempt:
+            material = yield from pipeline.material(shape, run)
     decode = partial(pipeline.decode_material, material, grid, None)
-    asset = yield from _work(run.clock, (Stage.MATERIAL, "colouring the surface", 9, 10), decode, signal)
+    for attempt in pipeline.attempts(run):
+        with attempt:
+            asset = yield from _work(run.clock, (Stage.MATERIAL, "colouring the surface", 9, 10), decode, signal)
     yield pipeline.done(run.clock, Stage.MATERIAL, asset)
     return on_cpu(asset)
 

@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 
+from trellis_app.sparse.layers import SparseConv3d
 from trellis_app.sparse.packing import Packing
 from trellis_app.sparse.tensor import SparseTensor, SpatialCache, channel_to_space, space_to_channel
+from trellis_app.sparse.workspace import Workspace
 
 
 def random_voxels(rows: int, side: int, items: int = 2, seed: int = 0) -> torch.Tensor:
@@ -116,3 +118,34 @@ def test_mean_of_items() -> None:
     packing = Packing((2, 3), torch.device("cpu"))
     rows = torch.arange(10.0).view(5, 2)
     torch.testing.assert_close(packing.mean(rows), torch.stack([rows[:2].mean(0), rows[2:].mean(0)]))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("most", [1, 7, 40, 1000])
+def test_neighbourhoods_in_stretches(device: str, most: int) -> None:
+    """On a GPU from the parents' map, on a CPU from the whole one."""
+    parents = SpatialCache(random_voxels(40, side=5, seed=1).to(device))
+    mask = torch.rand(40, 8, generator=torch.Generator().manual_seed(2)).to(device) > 0.5
+    fine = parents.subdivide(mask).cache
+    expected = SpatialCache(fine.coords).neighbours
+    parts = [(part, plan.neighbours) for part, plan in fine.neighbourhoods(most)]
+    assert all(torch.equal(found, expected[part]) for part, found in parts)
+    assert sum(len(found) for _, found in parts) == len(fine.coords)
+    assert "convolution" not in fine._memo
+    assert fine.convolution.neighbours is fine.neighbours
+    parents.forget_neighbours()
+    assert "neighbours" not in fine._memo
+    assert "convolution" not in fine._memo
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [20_000, 1 << 20])
+def test_convolutions_in_stretches_on_a_gpu(size: int) -> None:
+    parents = SpatialCache(random_voxels(3000, side=20, seed=1).cuda())
+    children = parents.subdivide(torch.rand(3000, 8, generator=torch.Generator().manual_seed(2)).cuda() > 0.5)
+    down, up = SparseConv3d(32, 16).cuda().half(), SparseConv3d(32, 8 * 16).cuda().half()
+    feats = torch.randn(3000, 32, device="cuda").half()
+    with torch.inference_mode():
+        space = Workspace(size)
+        assert torch.equal(down(feats, parents, space), down(feats, parents))
+        assert torch.equal(up.to_children(feats, parents, children, space), up.to_children(feats, parents, children))
