@@ -9,6 +9,8 @@ TrellisError
 └── EmptyAssetError   a stage produced nothing to continue with
 """
 
+from __future__ import annotations
+
 
 class TrellisError(Exception):
     """Base of all errors a user may see; `what` happened and what `to_do` about it, one sentence each."""
@@ -17,6 +19,10 @@ class TrellisError(Exception):
         super().__init__(f"{what} {to_do}")
         self.what = what
         self.to_do = to_do
+
+    def __reduce__(self) -> tuple[type[TrellisError], tuple[str, str]]:
+        """Errors travel between processes: of workers, and of a Space's borrowed GPU."""
+        return type(self), (self.what, self.to_do)
 
 
 class PictureError(TrellisError):

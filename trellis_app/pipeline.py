@@ -17,7 +17,7 @@ import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -26,8 +26,9 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.cascade import CASCADE_FLOOR, cascade_coords
+from trellis_app.catalogue import Catalogue
 from trellis_app.devices import choose_device, memory_told, on_cpu, on_device
-from trellis_app.errors import BundleError, EmptyAssetError, SettingsError
+from trellis_app.errors import BundleError, EmptyAssetError
 from trellis_app.export.finish import SHARES, STEPS, finish
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.hub import fetching
@@ -47,7 +48,7 @@ from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
 from trellis_app.residency import Attempt, Residency
 from trellis_app.sampling import Velocity, sample
-from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
+from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest
 from trellis_app.sparse.tensor import SparseTensor, SpatialCache
 from trellis_app.types import (
     DualGrid,
@@ -94,7 +95,7 @@ class Run:
         return torch.cat([torch.randn(length, *shape, generator=random) for length, random in draws])
 
 
-class ImageTo3D:
+class ImageTo3D(Catalogue):
     """The loaded bundle on one device; one public method a stage, `generate` runs them all."""
 
     def __init__(
@@ -111,7 +112,7 @@ class ImageTo3D:
         if precision == "fp8":
             check_fp8(device)
         self.precision = precision
-        self.bundle = bundle
+        super().__init__(bundle)
         self.device = device
         self._encoder = encoder or load_image_encoder(bundle, device)
         self._matte = matte or load_matte(bundle, device)
@@ -137,29 +138,6 @@ class ImageTo3D:
             matte=load_matte(bundle, device, original=original),
             memory_budget_gb=settings.memory_budget_gb,
         )
-
-    def resolved(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with the bundle's preset and samplers filled in; raises SettingsError for an unknown preset."""
-        name = request.preset or self.bundle.default_preset
-        if name not in self.bundle.presets:
-            raise SettingsError(
-                f"The bundle {self.bundle.name} has no resolution {name!r}.",
-                f"Choose one of {', '.join(self.bundle.presets)}.",
-            )
-        config = self.bundle.config
-        return replace(
-            request,
-            preset=name,
-            structure=request.structure or config.structure_sampler,
-            shape=request.shape or config.shape_sampler,
-            material=request.material or config.material_sampler,
-        )
-
-    def samplers(self, request: GenerationRequest | None = None) -> dict[Stage, SamplerSettings]:
-        """The sampler of each stage, after the request's overrides."""
-        request = self.resolved(request or GenerationRequest())
-        chosen = {Stage.STRUCTURE: request.structure, Stage.SHAPE: request.shape, Stage.MATERIAL: request.material}
-        return {stage: sampler for stage, sampler in chosen.items() if sampler is not None}
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from trellis_app.pipeline import ImageTo3D
+from trellis_app.catalogue import Catalogue
 from trellis_app.settings import AppSettings
 from trellis_app.ui.cutout_card import EXAMPLES
 from trellis_app.ui.handlers import Handlers, Work
@@ -33,7 +33,7 @@ def build_ui(work: Work, settings: AppSettings) -> gr.Blocks:
     options: dict[str, Any] = {"analytics_enabled": False, "fill_width": True}
     # Uploads and copies for the viewer go after a day; what runs made is in the output folder and stays.
     with gr.Blocks(title="TRELLIS.2 Studio", delete_cache=(DAY // 24, DAY), **options) as blocks:
-        page = arrange(work.pipeline, settings)
+        page = arrange(work.catalogue, settings)
         connect(page, Handlers(work, page))
     return blocks
 
@@ -55,12 +55,12 @@ def launch_options(settings: AppSettings) -> dict[str, Any]:
     }
 
 
-def arrange(pipeline: ImageTo3D, settings: AppSettings) -> Page:
+def arrange(catalogue: Catalogue, settings: AppSettings) -> Page:
     """Make every part, in its place."""
-    header(pipeline.bundle)
+    header(catalogue.bundle)
     with gr.Row(elem_id="studio"):
         with gr.Column(elem_id="picture-panel"):
-            picture = picture_panel(pipeline)
+            picture = picture_panel(catalogue)
         with gr.Column(elem_id="stage-panel"):
             stage = stage_panel()
         with gr.Column(elem_id="asset-panel"):

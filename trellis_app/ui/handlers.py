@@ -13,12 +13,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from trellis_app.catalogue import Catalogue
 from trellis_app.errors import MeshError, PictureError, TrellisError
 from trellis_app.export.sidecar import settings_record
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
 from trellis_app.mesh.user_mesh import Stance, UserMesh
-from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import MAX_SEED, FileOptions, FinishOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, finish_texture
 from trellis_app.types import OVoxel, PreparedImage, Stage, StageEvent
@@ -40,9 +40,9 @@ Events = Generator[StageEvent, None, None]
 
 @dataclass(frozen=True)
 class Work:
-    """The pipeline, and the calls that need the GPU (a Space wraps them to borrow one)."""
+    """What can be asked for, and the calls that need a GPU: a Space borrows one for them, workers have their own."""
 
-    pipeline: ImageTo3D
+    catalogue: Catalogue
     prepare: Callable[[Image.Image, CutoutOptions], PreparedImage]
     generate: Callable[[PreparedImage, GenerationRequest], Events]
     finish: Callable[[OVoxel, FinishOptions], Events]
@@ -121,7 +121,7 @@ class Handlers:
 
     def restore_samplers(self) -> list[float]:
         """Slider values of the model's own sampler settings, stage by stage."""
-        samplers = self.work.pipeline.samplers()
+        samplers = self.work.catalogue.samplers()
         return [getattr(samplers[stage], name) for stage in STAGES for name in ranged_fields(samplers[stage])]
 
     def begin(self, visitor: Visitor, mode: str, randomise: bool, seed: float, *_: Any) -> Changes:
@@ -228,14 +228,14 @@ class Handlers:
     def request(self, preset: str, seed: int, values: tuple[Any, ...]) -> GenerationRequest:
         """Control values in the order of the page -> request with nothing left open. Raises SettingsError."""
         cut = len(finishing.FIELDS)
-        finish, samplers, left = finishing.options_of(values[:cut]), self.work.pipeline.samplers(), list(values[cut:])
+        finish, samplers, left = finishing.options_of(values[:cut]), self.work.catalogue.samplers(), list(values[cut:])
         chosen = []
         for stage in STAGES:
             count = len(ranged_fields(samplers[stage]))
             chosen.append(with_values(samplers[stage], left[:count]))
             left = left[count:]
         structure, shape, material = chosen
-        return self.work.pipeline.resolved(GenerationRequest(preset, seed, structure, shape, material, finish=finish))
+        return self.work.catalogue.resolved(GenerationRequest(preset, seed, structure, shape, material, finish=finish))
 
     def _follow(self, run: Run, events: Events, visitor: Visitor, number: int) -> Iterator[Changes]:
         """Changes of each event while the run is wanted, then of its end; nothing any more once another run began."""
@@ -253,13 +253,13 @@ class Handlers:
 
     def _record(self, run: Run) -> dict[str, object]:
         """Settings for the files' metadata; of a textured mesh only what shaped it."""
-        pipeline = self.work.pipeline
-        samplers = pipeline.samplers(run.request)
+        catalogue = self.work.catalogue
+        samplers = catalogue.samplers(run.request)
         if run.mesh is None:
-            return settings_record(run.request, samplers, bundle=pipeline.bundle.name)
+            return settings_record(run.request, samplers, bundle=catalogue.bundle.name)
         used = {Stage.MATERIAL: samplers[Stage.MATERIAL]}
         own = {"mesh": run.mesh.mesh.name, "texture": asdict(run.mesh.options)}
-        return {**settings_record(run.request, used, bundle=pipeline.bundle.name), **own}
+        return {**settings_record(run.request, used, bundle=catalogue.bundle.name), **own}
 
     def _beat(self, before: Run, now: Run) -> Changes:
         changes: Changes = {self.page.stage.stages: now.view.props(), self.page.run: now}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from trellis_app.pipeline import ImageTo3D
+from trellis_app.catalogue import Catalogue
 from trellis_app.settings import MAX_SEED, FileOptions, FinishOptions, SamplerSettings
 from trellis_app.types import Stage
 from trellis_app.ui import finishing, stages
@@ -39,7 +39,7 @@ def header(bundle: Bundle) -> None:
     _html("header", {"name": plain(bundle.name), "description": plain(description), "full": full})
 
 
-def picture_panel(pipeline: ImageTo3D) -> PicturePanel:
+def picture_panel(catalogue: Catalogue) -> PicturePanel:
     """Left: the picture and what to make of it."""
     mode = gr.Radio(MODES, value=stages.PICTURE, show_label=False, container=False, buttons=[], elem_id="mode")
     with gr.Column(visible=False, elem_id="mesh-panel") as frame:
@@ -54,9 +54,9 @@ def picture_panel(pipeline: ImageTo3D) -> PicturePanel:
     )
     cutout = _html("cutout", cutout_card(None))
     examples = _html("examples", example_cards(), script=True)
-    run = _run_controls(pipeline.bundle)
+    run = _run_controls(catalogue.bundle)
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        advanced = _advanced(pipeline.samplers())
+        advanced = _advanced(catalogue.samplers())
     return PicturePanel(mode, mesh, upload, cutout, examples, run, advanced)
 
 
