@@ -13,7 +13,16 @@ import torch
 from benchmarks.mesh_links import bumpy_torus
 from benchmarks.workload import Case, benchmark
 from trellis_kernels.choice import REFERENCE
-from trellis_kernels.edge_collapse.op import NEVER, CollapseMesh, Verdict, edge_keys, examine, independent_edges, merge
+from trellis_kernels.edge_collapse.op import (
+    NEVER,
+    CollapseMesh,
+    Verdict,
+    edge_keys,
+    examine,
+    independent_edges,
+    merge,
+    unit_normals,
+)
 from trellis_kernels.mesh_links.op import link, plane_quadrics
 
 
@@ -23,7 +32,7 @@ def cases(device: torch.device, rows: int) -> Iterator[Case]:
     links = link(faces, len(points))
     ends = torch.stack([faces.view(-1)[links.halves], faces[:, [1, 2, 0]].reshape(-1)[links.halves]], dim=1)
     mesh = CollapseMesh(
-        points, plane_quadrics(points, faces, pull=2e-5), links.border, faces,
+        points, plane_quadrics(points, faces, pull=2e-5), links.border, faces, unit_normals(points, faces),
         torch.ones(len(faces), dtype=torch.bool, device=device), links.head, links.tail, links.following, ends,
         torch.zeros(len(ends), dtype=torch.int8, device=device),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from trellis_kernels.edge_collapse.op import (
     examine,
     independent_edges,
     merge,
+    unit_normals,
 )
 from trellis_kernels.mesh_links.op import link, plane_quadrics
 
@@ -26,7 +27,8 @@ def collapsible(points: torch.Tensor, faces: torch.Tensor) -> CollapseMesh:
     ends = torch.stack([faces.view(-1)[links.halves], faces[:, [1, 2, 0]].reshape(-1)[links.halves]], dim=1)
     quadrics = plane_quadrics(points, faces, pull=1e-4, implementation="reference")
     return CollapseMesh(
-        points.clone(), quadrics, links.border, faces.clone(), torch.ones(len(faces), dtype=torch.bool),
+        points.clone(), quadrics, links.border, faces.clone(), unit_normals(points, faces),
+        torch.ones(len(faces), dtype=torch.bool),
         links.head, links.tail, links.following, ends, torch.zeros(len(ends), dtype=torch.int8),
     )  # fmt: skip
 
@@ -113,6 +115,20 @@ def test_links_and_borders_refuse(implementation: str) -> None:
     faces_at = link(strip, len(points)).faces_at
     vanishing = examine(mesh, across, implementation=implementation).vanishing
     assert not vanishing[faces_at[across] == 2].any()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_no_face_turns_away_from_its_first_normal(implementation: str) -> None:
+    mesh = collapsible(*bumpy_ball())
+    every = torch.arange(len(mesh.edges))
+    before = examine(mesh, every, implementation=implementation).vanishing
+    mesh.ahead[0] *= -1  # as if many small turns had turned it over
+    after = examine(mesh, every, implementation=implementation).vanishing
+    at_face = torch.isin(mesh.edges, mesh.faces[0]).any(1)
+    dies = torch.isin(mesh.edges, mesh.faces[0]).all(1)
+    assert before[at_face & ~dies].any()
+    assert not after[at_face & ~dies].any()
+    assert torch.equal(after[~at_face | dies], before[~at_face | dies])
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -11,7 +11,7 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from trellis_kernels.dual_grid_faces.triton import quads_kernel  # noqa: E402
-from trellis_kernels.edge_collapse.reference import LENIENT, LONGEST, NEEDLE, STEP_BITS, TURN  # noqa: E402
+from trellis_kernels.edge_collapse.reference import AWAY, LENIENT, LONGEST, NEEDLE, STEP_BITS, TURN  # noqa: E402
 from trellis_kernels.edge_collapse.triton import (  # noqa: E402
     examine_kernel,
     follow_kernel,
@@ -58,8 +58,8 @@ DRAW, RESOLVE = (
 
 WARP = dict(num_warps=1)
 KEYS = dict(TRIES=4, STEP_BITS=STEP_BITS, NEVER=2**63 - 1, BLOCK=128)
-EXAMINE = dict(LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, NEEDLE=NEEDLE, LANES=32)
-EXAMINED = "*fp32 *fp32 *u8 *i32 *u8 *i32 *i32 *i32 *i8 *i64 *i32 *fp32 *fp32 i32"
+EXAMINE = dict(LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, AWAY=AWAY, NEEDLE=NEEDLE, LANES=32)
+EXAMINED = "*fp32 *fp32 *u8 *i32 *fp32 *u8 *i32 *i32 *i32 *i8 *i64 *i32 *fp32 *fp32 i32"
 MERGED = "*fp32 *fp32 *u8 *i32 *u8 *i32 *i32 *i32 *i32 *i64 *fp32 *fp32 *i32 *u8 i32"
 
 

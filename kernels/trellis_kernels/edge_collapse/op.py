@@ -26,6 +26,7 @@ class CollapseMesh:
     quadrics: torch.Tensor  # float32 [V, 10] xx xy xz yy yz zz x y z 1, about the vertex's own position
     border: torch.Tensor  # bool [V] at an edge without exactly two faces
     faces: torch.Tensor  # int32 [F, 3]
+    ahead: torch.Tensor  # float32 [F, 3] unit normals that the faces had at the start
     alive: torch.Tensor  # bool [F]
     head: torch.Tensor  # int32 [V] first corner of each vertex, as in mesh_links; dead faces stay in the lists
     tail: torch.Tensor  # int32 [V]
@@ -41,6 +42,12 @@ class Verdict:
     vanishing: torch.Tensor  # int32 [K] faces that vanish, 0 where the edge must not collapse
     points: torch.Tensor  # float32 [K, 3] of the merged vertices
     quadrics: torch.Tensor  # float32 [K, 10] of the merged vertices
+
+
+def unit_normals(points: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """Of faces int [F, 3] with corners in points float32 [V, 3], float32 [F, 3]; zero where there is none."""
+    a, b, c = points[faces.long()].unbind(1)
+    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
 
 
 def module(implementation: str, device: torch.device) -> ModuleType:
@@ -78,7 +85,7 @@ def examine(mesh: CollapseMesh, picked: torch.Tensor, *, implementation: str = "
     """Whether the picked edges int64 [K] may collapse, and to what.
 
     Refused are collapses that break the link condition (Dey et al. 1999), join two borders, close a tetrahedron, turn a
-    triangle by more than about 75 degrees, or make a needle worse (the last one only until the third refusal).
+    triangle by more than about 75 degrees (80 from the start), or make a needle worse (only until the third refusal).
     """
     return module(implementation, mesh.points.device).examine(mesh, picked)
 

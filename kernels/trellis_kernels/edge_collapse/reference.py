@@ -11,6 +11,7 @@ from trellis_kernels.edge_collapse.op import NEVER, TRIES, CollapseMesh, Verdict
 STEP_BITS = 21  # bits of a float32 dropped for its cost step: 4 steps for each doubling
 NEEDLE = 0.03  # squared roundness (12 (2 area)^2 / (sum of squared sides)^2, at most 1) of a needle
 TURN = 0.07  # squared cosine of the most a triangle may turn in one collapse
+AWAY = 0.03  # squared cosine of the most it may turn in all
 LENIENT = 3  # from so many refusals on, needles are allowed
 LONGEST = 64  # entries of a corner list that are looked at; collapses at the ends of longer ones are refused
 Columns = Sequence[torch.Tensor] | torch.Tensor  # one [K] for each component
@@ -133,8 +134,8 @@ def examine(mesh: CollapseMesh, picked: torch.Tensor) -> Verdict:
     shared = (ring_b == a[:, None, None]).any(2).sum(1)
     allowed = link_allows(mesh, edges, ring_a, ring_b, shared) & ~more_a & ~more_b
     lenient = mesh.refused[picked] >= LENIENT
-    for end, other, around in ((a, b, ring_a), (b, a, ring_b)):
-        allowed &= keeps_sides(mesh, end, other, around, points, lenient)
+    for end, other, corners in ((a, b, at_a), (b, a, at_b)):
+        allowed &= keeps_sides(mesh, end, other, corners, points, lenient)
     return Verdict(torch.where(allowed, shared, 0).int(), points, quadrics)
 
 
@@ -159,18 +160,20 @@ def keeps_sides(
     mesh: CollapseMesh,
     end: torch.Tensor,
     other: torch.Tensor,
-    around: torch.Tensor,
+    corners: torch.Tensor,
     points: torch.Tensor,
     lenient: torch.Tensor,
 ) -> torch.Tensor:
-    """Whether no triangle around `end` turns over or becomes a needle when it moves to `points`, bool [K]."""
+    """Whether no triangle at the corners [K, L] of `end` turns over or becomes a needle when it moves to `points`."""
+    around, ahead = ring(mesh, corners), mesh.ahead[corners.clamp_min(0) // 3]
     moves = (around[:, :, 0] >= 0) & (around != other[:, None, None]).all(2)
     q, r = (mesh.points[around[:, :, k].clamp_min(0)] for k in (0, 1))
     e = r - q
     u, v = mesh.points[end][:, None, :] - q, points[:, None, :] - q
     o, n = torch.linalg.cross(e, u), torch.linalg.cross(e, v)
     old, new, turn = (o * o).sum(2), (n * n).sum(2), (o * n).sum(2)
-    over = (turn <= 0) | (turn * turn < TURN * old * new)
+    away = (n * ahead).sum(2)
+    over = (turn <= 0) | (turn * turn < TURN * old * new) | (away <= 0) | (away * away < AWAY * new)
     w, s = v - e, u - e
     base = (e * e).sum(2)
     after = base + (v * v).sum(2) + (w * w).sum(2)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from trellis_kernels.choice import on_device
 from trellis_kernels.edge_collapse.op import NEVER, TRIES, CollapseMesh, Verdict
-from trellis_kernels.edge_collapse.reference import LENIENT, LONGEST, NEEDLE, STEP_BITS, TURN
+from trellis_kernels.edge_collapse.reference import AWAY, LENIENT, LONGEST, NEEDLE, STEP_BITS, TURN
 from trellis_kernels.mesh_links.triton import LANES, cross, point_at
 
 BLOCK = 128  # edges of a program that walks no list
@@ -168,8 +168,8 @@ def meets_fan(faces, alive, head, following, a, u, v, mask, LONGEST: tl.constexp
 
 @triton.jit
 def keeps_sides(
-    points, faces, alive, head, following, end, other, nx, ny, nz, lenient, mask,
-    LONGEST: tl.constexpr, TURN: tl.constexpr, NEEDLE: tl.constexpr,
+    points, faces, ahead, alive, head, following, end, other, nx, ny, nz, lenient, mask,
+    LONGEST: tl.constexpr, TURN: tl.constexpr, AWAY: tl.constexpr, NEEDLE: tl.constexpr,
 ):  # fmt: skip
     """Whether no face around `end` but not at `other` turns over or becomes a needle; also its corners, or -1."""
     px, py, pz = point_at(points, end, mask)
@@ -188,7 +188,9 @@ def keeps_sides(
         mx, my, mz = cross(ex, ey, ez, vx, vy, vz)
         old, new = ox * ox + oy * oy + oz * oz, mx * mx + my * my + mz * mz
         turn = ox * mx + oy * my + oz * mz
-        over = (turn <= 0) | (turn * turn < TURN * old * new)
+        sx, sy, sz = point_at(ahead, tl.maximum(corner, 0) // 3, moves)
+        away = sx * mx + sy * my + sz * mz
+        over = (turn <= 0) | (turn * turn < TURN * old * new) | (away <= 0) | (away * away < AWAY * new)
         wx, wy, wz = vx - ex, vy - ey, vz - ez
         sx, sy, sz = ux - ex, uy - ey, uz - ez
         base = ex * ex + ey * ey + ez * ez
@@ -203,8 +205,9 @@ def keeps_sides(
 
 @triton.jit(do_not_specialize=["count"])
 def examine_kernel(
-    points, quadrics, border, faces, alive, head, following, edges, refused, picked, vanishing, out, row, count,
-    LENIENT: tl.constexpr, LONGEST: tl.constexpr, TURN: tl.constexpr, NEEDLE: tl.constexpr, LANES: tl.constexpr,
+    points, quadrics, border, faces, ahead, alive, head, following, edges, refused, picked, vanishing, out, row, count,
+    LENIENT: tl.constexpr, LONGEST: tl.constexpr, TURN: tl.constexpr, AWAY: tl.constexpr, NEEDLE: tl.constexpr,
+    LANES: tl.constexpr,
 ):  # fmt: skip
     """picked int64 [K] -> vanishing int32 [K], out float32 [K, 3], row float32 [K, 10]."""
     i = tl.program_id(0) * LANES + tl.arange(0, LANES)
@@ -216,10 +219,10 @@ def examine_kernel(
     ax, ay, az = point_at(points, a, mask)
     nx, ny, nz = ax + x, ay + y, az + z
     good, at_a = keeps_sides(
-        points, faces, alive, head, following, a, b, nx, ny, nz, lenient, mask, LONGEST, TURN, NEEDLE
+        points, faces, ahead, alive, head, following, a, b, nx, ny, nz, lenient, mask, LONGEST, TURN, AWAY, NEEDLE
     )
     fine, at_b = keeps_sides(
-        points, faces, alive, head, following, b, a, nx, ny, nz, lenient, mask, LONGEST, TURN, NEEDLE
+        points, faces, ahead, alive, head, following, b, a, nx, ny, nz, lenient, mask, LONGEST, TURN, AWAY, NEEDLE
     )
     good = good & fine & mask
     shared, first, last = a * 0, a * 0 - 1, a * 0 - 1  # faces of the edge and their opposite corners
@@ -342,9 +345,10 @@ def examine(mesh: CollapseMesh, picked: torch.Tensor) -> Verdict:
     if count:
         with on_device(device):
             examine_kernel[(triton.cdiv(count, LANES),)](
-                mesh.points, mesh.quadrics, mesh.border.view(torch.uint8), mesh.faces, mesh.alive.view(torch.uint8),
-                mesh.head, mesh.following, mesh.edges, mesh.refused, picked, vanishing, points, quadrics, count,
-                LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, NEEDLE=NEEDLE, LANES=LANES, num_warps=1,
+                mesh.points, mesh.quadrics, mesh.border.view(torch.uint8), mesh.faces, mesh.ahead,
+                mesh.alive.view(torch.uint8), mesh.head, mesh.following, mesh.edges, mesh.refused, picked, vanishing,
+                points, quadrics, count,
+                LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, AWAY=AWAY, NEEDLE=NEEDLE, LANES=LANES, num_warps=1,
             )  # fmt: skip
     return Verdict(vanishing, points, quadrics)
 

@@ -19,6 +19,7 @@ from trellis_kernels.edge_collapse.op import (
     examine,
     independent_edges,
     merge,
+    unit_normals,
 )
 from trellis_kernels.edge_collapse.reference import STEP_BITS
 from trellis_kernels.mesh_links.op import link, plane_quadrics
@@ -44,6 +45,7 @@ class _Shrunk:
     points: torch.Tensor  # float32 [V, 3]
     quadrics: torch.Tensor | None  # float32 [V, 10]
     faces: torch.Tensor  # int32 [F, 3]
+    ahead: torch.Tensor  # float32 [F, 3] unit normals that the faces had at the start
 
 
 def simplify(mesh: Mesh, target: int, *, check: Check = go_on, implementation: str = "auto") -> Mesh:
@@ -57,7 +59,8 @@ def simplify(mesh: Mesh, target: int, *, check: Check = go_on, implementation: s
         return mesh
     scale = _power_of_two_scale(mesh)
     a, b, c = mesh.faces.unbind(1)
-    shrunk = _Shrunk(mesh.vertices.float() * scale, None, mesh.faces[(a != b) & (b != c) & (c != a)].int())
+    points, faces = mesh.vertices.float() * scale, mesh.faces[(a != b) & (b != c) & (c != a)].int()
+    shrunk = _Shrunk(points, None, faces, unit_normals(points, faces))
     stuck = False
     while len(shrunk.faces) > target and not stuck:
         before = len(shrunk.faces)
@@ -134,8 +137,9 @@ def _start(shrunk: _Shrunk, implementation: str) -> CollapseMesh:
         if bool(single.any()):
             _add_borders(quadrics, points, faces, face[single], edges[single].long())
     return CollapseMesh(
-        points, quadrics, links.border, faces, torch.ones(len(faces), dtype=torch.bool, device=faces.device),
-        links.head, links.tail, links.following, edges, torch.zeros(len(edges), dtype=torch.int8, device=faces.device),
+        points, quadrics, links.border, faces, shrunk.ahead,
+        torch.ones(len(faces), dtype=torch.bool, device=faces.device), links.head, links.tail, links.following,
+        edges, torch.zeros(len(edges), dtype=torch.int8, device=faces.device),
     )  # fmt: skip
 
 
@@ -161,4 +165,4 @@ def _packed(mesh: CollapseMesh) -> _Shrunk:
     used = torch.zeros(len(mesh.points), dtype=torch.bool, device=faces.device)
     used[faces.reshape(-1)] = True
     index = used.cumsum(0) - 1
-    return _Shrunk(mesh.points[used], mesh.quadrics[used], index[faces].int())
+    return _Shrunk(mesh.points[used], mesh.quadrics[used], index[faces].int(), mesh.ahead[mesh.alive])
