@@ -41,7 +41,8 @@ from trellis_app.types import DualGrid, Mesh
 SHARED = ROOT.parent / "shared"
 GOLDEN = ("torus", "hemisphere", "icosphere", "tee")
 LARGE_SIDE, LARGE_FACES = 512, 500_000
-NEAR = 0.1  # voxels
+NEAR = 0.25  # voxels between a face and the wall that it stands for
+SLACK = 1e-4  # voxels: a smaller difference of distances is rounding
 TESTS = ("tests/mesh/test_simplify.py", "tests/mesh/test_gpu_simplify.py")
 
 
@@ -122,7 +123,7 @@ def distances(small: Surface, full: Surface, tree: Tree, count: int) -> np.ndarr
 
 def flipped(small: Surface, full: Surface, tree: Tree, voxel: float) -> int:
     """Faces that look away from every face of the whole surface that is as near to their centre as the nearest one,
-    give or take a tenth of a voxel: where walls touch, the nearest one may belong to the other wall."""
+    give or take a quarter of a voxel: where walls touch, the nearest one may belong to the other wall."""
     cross, centre = face_cross(small), small.vertices[small.faces].mean(axis=1)
     step = NEAR * voxel * cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-30)
     nearest, _ = closest_points(tree, centre)
@@ -218,7 +219,7 @@ def totals(rows: list[dict[str, object]]) -> dict[str, object]:
         table[f"{tool} fails"] = [
             name for name, row in found.items()
             if row["flipped"] or row["non_manifold"] or row["faces"] > row["target"]
-            or any(row[key] > theirs[name][key] for key in ("mean", "p95") if name in theirs)
+            or any(row[key] > theirs[name][key] + SLACK for key in ("mean", "p95") if name in theirs)
         ]  # fmt: skip
     table.pop("pyfqmr fails", None)
     return table
