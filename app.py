@@ -48,7 +48,8 @@ def colour(mesh: UserMesh, prepared: PreparedImage, request: GenerationRequest, 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     try:
         SETTINGS = parse_settings()
         PIPELINE = ImageTo3D.load(SETTINGS)

@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from trellis_app import weights
 from trellis_app.errors import BundleError
-from trellis_app.hub import HubFile
 from trellis_app.manifest import read_manifest
 from trellis_app.models.registry import build_model
-from trellis_app.released import CHECKPOINTS, ENCODERS, write_descriptions
+from trellis_app.released import CHECKPOINTS, ENCODERS
 from trellis_app.weights import load_bundle, load_checkpoint, resolve_source
 
 ALL = {**CHECKPOINTS, **ENCODERS}
@@ -250,58 +248,11 @@ def test_bundle_of_a_folder(tmp_path: Path) -> None:
         bundle.model("tex_slat_decoder")
 
 
-def test_checkpoint_of_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[HubFile] = []
-
-    def download(file: HubFile) -> Path:
-        asked.append(file)
-        return tmp_path / file.name
-
-    monkeypatch.setattr(weights, "download", download)
-    other = "microsoft/TRELLIS-image-large"
-    source, stem = weights.Source(tmp_path).checkpoint(f"{other}/ckpts/ss_dec")
-    assert (source.repository, stem) == (other, "ckpts/ss_dec")
-    source.file(f"{stem}.safetensors")
-    assert asked == [HubFile(other, "ckpts/ss_dec.json"), HubFile(other, "ckpts/ss_dec.safetensors")]
-
-
-def test_missing_weights_of_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is not cached, the structure decoder from its own repository."""
-    write_descriptions(tmp_path)
-    manifest = json.loads((tmp_path / "pipeline.json").read_text())
-    stems = {key: checkpoint.stem for key, checkpoint in CHECKPOINTS.items()}
-    manifest["args"]["models"] = stems
-    (tmp_path / "pipeline.json").write_text(json.dumps(manifest))
-
-    def download(file: HubFile) -> Path:
-        if file.repository == "owner/big" and file.name.startswith("microsoft"):
-            raise BundleError("no", "such file")
-        return tmp_path / file.name
-
-    there = tmp_path / f"{stems['shape_slat_decoder']}.safetensors"
-    monkeypatch.setattr(weights, "download", download)
-    monkeypatch.setattr(
-        weights, "cached", lambda file: there if file.name.startswith(stems["shape_slat_decoder"]) else None
-    )
-    bundle = weights.Bundle("owner/big", weights.Source(None, "owner/big"))
-    missing = bundle.missing(bundle.presets["512"].models)
-    assert {file.repository for file in missing} == {"owner/big", "microsoft/TRELLIS-image-large"}
-    assert len(missing) == 5
-    assert all(file.name.endswith(".safetensors") and "1024" not in file.name for file in missing)
-
-
 @pytest.mark.parametrize("name", ["nothing-here", "a/b/c", "", "/no/such/folder"])
 def test_unknown_bundle(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleError):
         load_bundle(name or tmp_path / "missing")
-
-
-def test_hub_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BundleError, match="could not be downloaded"):
-        load_bundle("nobody/nothing")
 
 
 def test_auto_without_a_gpu_is_mini() -> None:

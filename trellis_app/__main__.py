@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from trellis_app.settings import (
 )
 from trellis_app.types import StageEvent
 
+TELL_EVERY = 5.0  # seconds
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trellis_app", description="Picture to textured 3D asset.")
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     _add_training(commands, arguments if arguments is not None else sys.argv[1:])
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # else a line for every request to the hub
     try:
         return int(options.run(options) or 0)
     except TrellisError as error:
@@ -69,9 +74,11 @@ def _generate(options: argparse.Namespace) -> int:
     from trellis_app.image.cutout import CutoutOptions
     from trellis_app.job import JobOptions, Product, run_job
 
+    show = _teller()
+
     def tell(beat: StageEvent | Product) -> None:
         if isinstance(beat, StageEvent):
-            return _show(beat)
+            return show(beat)
         if beat.error is not None:
             print(f"error: {beat.name}: {beat.error}", file=sys.stderr)
         for path in beat.paths:
@@ -128,7 +135,7 @@ def _texture(options: argparse.Namespace) -> int:
         cutout=CutoutOptions(keep_alpha=not options.ignore_alpha, foreground_ratio=options.foreground_ratio),
         files=file_options(options),
     )
-    for path in run_texture_job(_settings(options), request, job, _show):
+    for path in run_texture_job(_settings(options), request, job, _teller()):
         print(path)
     return 0
 
@@ -143,9 +150,19 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore-alpha", action="store_true", help="cut the object out even if the picture has alpha")
 
 
-def _show(event: StageEvent) -> None:
-    left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"
-    print(f"[{event.elapsed:6.1f} s{left}] {event.label}", file=sys.stderr)
+def _teller() -> Callable[[StageEvent], None]:
+    """Prints events: each that says something new, and one every few seconds while nothing does."""
+    label, told = "", 0.0
+
+    def show(event: StageEvent) -> None:
+        nonlocal label, told
+        if event.label == label and 0 <= event.elapsed - told < TELL_EVERY:
+            return
+        label, told = event.label, event.elapsed
+        left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"
+        print(f"[{event.elapsed:6.1f} s{left}] {event.label}", file=sys.stderr)
+
+    return show
 
 
 def _add_health(commands: argparse._SubParsersAction) -> None:

@@ -149,7 +149,7 @@ def _latents(
 ) -> Generator[StageEvent, None, tuple[ShapeLatent, MaterialLatent]]:
     """The three flows on the rows of all samples; raises EmptyAssetError where one has no object."""
     run = begin(pipeline, samples, request, clock)
-    yield from pipeline.fetch(run.preset, clock)
+    yield from pipeline.fetch(run.preset.models)
     yield clock.event(Stage.STRUCTURE, "starting", 0, 1)
     occupancy = yield from pipeline.structure(run)
     shape = yield from pipeline.shape(occupancy, run)

@@ -30,8 +30,8 @@ from trellis_app.catalogue import Catalogue
 from trellis_app.devices import choose_device, memory_told, on_cpu, on_device
 from trellis_app.errors import BundleError, EmptyAssetError
 from trellis_app.export.finish import SHARES, STEPS, finish
+from trellis_app.fetching import fetching
 from trellis_app.heartbeat import StopSignal, beating
-from trellis_app.hub import fetching
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
@@ -279,9 +279,9 @@ class ImageTo3D(Catalogue):
         request: as given or resolved. Raises EmptyAssetError where a stage finds nothing, MachineError out of memory.
         """
         request = self.resolved(request)
+        yield from self.fetch(self.bundle.presets[str(request.preset)].models)
         clock = RunClock(self._shares)
         run = self.begin(prepared, request, clock)
-        yield from self.fetch(run.preset, clock)
         with memory_told():
             asset = yield from self._asset(run)
             if finish:
@@ -314,14 +314,15 @@ class ImageTo3D(Catalogue):
         yield self.done(clock, Stage.MATERIAL, asset)
         return asset
 
-    def fetch(self, preset: Preset, clock: RunClock) -> Generator[StageEvent, None, None]:
-        """Download the weights that a preset needs and that are not here yet, an event about every half second."""
-        missing = self.bundle.missing(preset.models)
-        if not missing:
-            return
-        for state in fetching(missing):
-            total = (state.total_bytes or state.done_bytes) // MEGABYTE
-            yield clock.event(Stage.IMAGE, state.sentence, min(state.done_bytes // MEGABYTE, total), max(total, 1))
+    def fetch(self, keys: Sequence[str]) -> Generator[StageEvent, None, None]:
+        """Download the weights of these models that are not here yet, an event about every half second.
+
+        The events have a clock of their own: a download says nothing about how long a run takes.
+        """
+        clock = RunClock({Stage.IMAGE: 1.0})
+        for state in fetching(self.bundle.missing(keys)):
+            done, total = state.done_bytes // MEGABYTE, state.total_bytes // MEGABYTE
+            yield clock.event(Stage.IMAGE, state.sentence, done, max(total, 1))
 
     def begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
         """What the stages of a run of a resolved request share."""

@@ -21,6 +21,7 @@ import torch
 from trellis_app.devices import memory_told, on_cpu
 from trellis_app.errors import MeshError, SettingsError
 from trellis_app.heartbeat import StopSignal, beating
+from trellis_app.manifest import MATERIAL_FLOW
 from trellis_app.mesh.bake import Baked, Sampler, bake
 from trellis_app.mesh.health import report
 from trellis_app.mesh.normals import crease_normals
@@ -82,6 +83,8 @@ def texture(
     the bundle has no shape encoder.
     """
     request = pipeline.resolved(request)
+    material = pipeline.bundle.presets[str(request.preset)].material
+    yield from pipeline.fetch(("shape_slat_encoder", f"{MATERIAL_FLOW}{material}", "tex_slat_decoder"))
     run = pipeline.begin(prepared, request, RunClock(FIRST_GUESS))
     with memory_told():
         asset = yield from coloured(pipeline, framed(mesh, options.stance), run)

@@ -32,32 +32,63 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a bundle's files are: a folder, or a hub repository."""
+    """Where a bundle's files are: a folder, or a hub repository at one commit."""
 
     folder: Path | None
-    repository: str | None = None
+    repository: str = ""
+    commit: str | None = None
 
     def file(self, name: str) -> Path:
         """The local path of a file of the bundle, downloaded where needed; raises BundleError where there is none."""
         if self.folder is None:
-            return download(HubFile(str(self.repository), name))
+            return download(self.on_hub(name))
         path = self.folder / name
         if not path.is_file():
             raise BundleError(f"There is no file {path}.", "Download the bundle again or name another folder.")
         return path
 
-    def checkpoint(self, stem: str) -> tuple[Source, str]:
-        """Who holds a checkpoint, and its stem there: the bundle itself, else `owner/name/path` on the hub."""
+    def on_hub(self, name: str) -> HubFile:
+        return HubFile(self.repository, name, self.commit)
+
+    def checkpoint(self, stem: str) -> CheckpointPair:
+        """Who holds a checkpoint: the bundle itself, else `owner/name/path` on the hub."""
         try:
-            self.file(f"{stem}.json")
+            return CheckpointPair(self, stem, self.file(f"{stem}.json"))
         except BundleError:
             owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
             if not rest:
                 raise
-            other = Source(None, owner_name)
-            other.file(f"{rest}.json")
-            return other, rest
-        return self, stem
+        other = Source(None, owner_name)
+        try:
+            return CheckpointPair(other, rest, other.file(f"{rest}.json"))
+        except BundleError as error:
+            if self.folder is None:
+                raise
+            raise BundleError(
+                f"{self.folder} has no {stem}.json. {error.what}",
+                f"Put it there: hf download {owner_name} {rest}.json {rest}.safetensors "
+                f"--local-dir {self.folder / owner_name}",
+            ) from error
+
+
+@dataclass(frozen=True)
+class CheckpointPair:
+    """A checkpoint pair found: who holds it under which stem, and its JSON."""
+
+    source: Source
+    stem: str
+    description: Path
+
+    def weights(self) -> Path:
+        """The local path of the tensors, downloaded where needed."""
+        return self.source.file(f"{self.stem}.safetensors")
+
+    def missing(self) -> HubFile | None:
+        """The tensors' file where it is still to be downloaded."""
+        if self.source.folder is not None:
+            return None
+        file = self.source.on_hub(f"{self.stem}.safetensors")
+        return file if cached(file) is None else None
 
 
 class Bundle:
@@ -68,6 +99,7 @@ class Bundle:
         self.source = source
         self.config: Manifest = read_manifest(source.file(MANIFEST_FILE))
         self._loaded: dict[str, nn.Module] = {}
+        self._found: dict[str, CheckpointPair] = {}
 
     @property
     def presets(self) -> Mapping[str, Preset]:
@@ -113,9 +145,7 @@ class Bundle:
 
     def weight_bytes(self, key: str, device: torch.device | str) -> int:
         """Bytes that a model's weights take on a device, from its JSON alone."""
-        stem = self.config.models[key]
-        source, stem = self.source.checkpoint(stem)
-        module = build_empty(source.file(f"{stem}.json"), torch.device(device))
+        module = build_empty(self._checkpoint(self.config.models[key]).description, torch.device(device))
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
     @property
@@ -125,22 +155,21 @@ class Bundle:
 
     def missing(self, keys: Sequence[str]) -> list[HubFile]:
         """The weights of these models that are still to be downloaded."""
-        missing: list[HubFile] = []
-        for stem in {self.stem(key): None for key in keys}:
-            if stem in self._loaded:
-                continue
-            source, there = self.source.checkpoint(stem)
-            file = HubFile(str(source.repository), f"{there}.safetensors")
-            if source.folder is None and cached(file) is None:
-                missing.append(file)
-        return missing
+        stems = dict.fromkeys(self.stem(key) for key in keys)
+        files = [self._checkpoint(stem).missing() for stem in stems if stem not in self._loaded]
+        return [file for file in files if file is not None]
+
+    def _checkpoint(self, stem: str) -> CheckpointPair:
+        """Where a checkpoint was found, looked for once."""
+        if stem not in self._found:
+            self._found[stem] = self.source.checkpoint(stem)
+        return self._found[stem]
 
     def _load(self, stem: str, device: torch.device, home: torch.device) -> nn.Module:
         if stem not in self._loaded:
-            source, there = self.source.checkpoint(stem)
-            files = source.file(f"{there}.json"), source.file(f"{there}.safetensors")
+            found = self._checkpoint(stem)
             with torch.inference_mode(False):  # weights outlive the run that asks for them first
-                self._loaded[stem] = load_checkpoint(*files, device=device, home=home)
+                self._loaded[stem] = load_checkpoint(found.description, found.weights(), device=device, home=home)
         return self._loaded[stem]
 
 
@@ -152,7 +181,8 @@ def load_bundle(source: str | Path) -> Bundle:
     if folder.is_dir():
         return Bundle(folder.resolve().name, Source(folder))
     if _HUB_NAME.fullmatch(str(source)):
-        return Bundle(str(source), Source(None, str(source)))
+        manifest = download(HubFile(str(source), MANIFEST_FILE))
+        return Bundle(str(source), Source(None, str(source), commit=manifest.parent.name))  # all files of one commit
     raise BundleError(
         f"There is no model bundle {str(source)!r}.", "Name a folder, a Hugging Face repository (owner/name), or mini."
     )

@@ -7,15 +7,18 @@ from typing import cast
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from trellis_app.errors import BundleError, MachineError, PictureError
-from trellis_app.hub import HubFile, explained
+from trellis_app.fetching import fetched
+from trellis_app.hub import MODEL_FILE, OPEN_MATTE, HubFile, explained
 from trellis_app.image.cutout import Matte
 from trellis_app.image.features import normalised_pixels
 from trellis_app.models.matting import MattingUNet
 from trellis_app.weights import Bundle
 
-UNGATED = {"briaai/RMBG-2.0": "ZhengPeng7/BiRefNet"}  # of the same architecture, MIT licence
+UNGATED = {"briaai/RMBG-2.0": OPEN_MATTE}  # of the same architecture, MIT licence
 
 
 @dataclass(frozen=True)
@@ -59,27 +62,39 @@ def load_matte(bundle: Bundle, device: torch.device, *, original: bool = False) 
         return cast(MattingUNet, bundle.part(spec, device)).alpha
     if spec.name == "BiRefNet":
         name = str(spec.args["model_name"])
-        return BiRefNetMatte(_from_transformers(name if original else UNGATED.get(name, name)).to(device).eval())
+        return BiRefNetMatte(_from_hub(name if original else UNGATED.get(name, name)).to(device))
     raise BundleError(
         f"The bundle {bundle.name} names an unknown background remover {spec.name!r}.",
         "Use MattingUNet or BiRefNet in its pipeline.json.",
     )
 
 
-def _from_transformers(name: str) -> torch.nn.Module:
+def _from_hub(name: str) -> torch.nn.Module:
+    """The network that the repository's own code describes, in float32, with its weights loaded strictly.
+
+    transformers 5 builds what it loads on the meta device, where this code cannot be built; so only the code is taken
+    through it, at the commit of the weights. Raises BundleError or MachineError.
+    """
     try:
-        from transformers import AutoModelForImageSegmentation
+        from transformers import AutoConfig, AutoModelForImageSegmentation
     except ImportError as error:
         raise MachineError(
             f"The background remover {name} needs the package transformers.", "Run pip install transformers."
         ) from error
+    weights = HubFile(name, MODEL_FILE)
+    path = fetched(weights)
+    code = {"trust_remote_code": True, "code_revision": path.parent.name}
     try:
-        model: torch.nn.Module = AutoModelForImageSegmentation.from_pretrained(name, trust_remote_code=True)
-    except (OSError, ImportError, ValueError) as error:
-        if isinstance(error, ImportError):
-            raise MachineError(
-                f"The background remover {name} needs more packages ({error}).",
-                "Run pip install -r requirements-cuda.txt, or use pictures with transparency.",
-            ) from error
-        raise explained(error.__cause__ or error, HubFile(name, "model.safetensors")) from error
-    return model
+        config = AutoConfig.from_pretrained(name, revision=path.parent.name, **code)
+        network: torch.nn.Module = AutoModelForImageSegmentation.from_config(config, **code)
+        network.float().load_state_dict(load_file(path), strict=True)
+    except ImportError as error:
+        raise MachineError(
+            f"The background remover {name} needs more packages ({error}).",
+            "Run pip install -r requirements-cuda.txt, or use pictures with transparency.",
+        ) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{path} does not fit the code of {name} ({error}).", "Download both again.") from error
+    except (OSError, ValueError) as error:
+        raise explained(error.__cause__ or error, weights) from error
+    return network.requires_grad_(False).eval()

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from trellis_app.errors import BundleError
@@ -33,13 +35,11 @@ def load_timm_dinov3(weights: Path) -> nn.Module:
 
     Raises BundleError where its keys or shapes are not those of such a network.
     """
-    from safetensors.torch import load_file
-
-    state = load_file(weights)
     try:
+        state = load_file(weights)
         network = empty_network(state)
         network.load_state_dict(renamed(state, network), strict=True, assign=True)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, SafetensorError, OSError) as error:
         raise BundleError(
             f"{weights} is no DINOv3 network as timm stores it ({error}).", "Download it again."
         ) from error

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import nn
 
 from trellis_app.errors import BundleError, MachineError
-from trellis_app.hub import HubFile, download, explained
+from trellis_app.fetching import fetched
+from trellis_app.hub import MODEL_FILE, OPEN_DINOV3, HubFile, explained
 from trellis_app.image.dinov3 import load_timm_dinov3
 from trellis_app.models.image_encoder import MiniImageEncoder
 from trellis_app.weights import Bundle
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-UNGATED = {"facebook/dinov3-vitl16-pretrain-lvd1689m": "timm/vit_large_patch16_dinov3.lvd1689m"}  # the same weights
+UNGATED = {"facebook/dinov3-vitl16-pretrain-lvd1689m": OPEN_DINOV3}  # the same weights
 
 
 class ImageEncoder(Protocol):
@@ -96,7 +97,7 @@ def load_image_encoder(bundle: Bundle, device: torch.device, *, original: bool =
 
 
 def _from_timm(repository: str) -> nn.Module:
-    return load_timm_dinov3(download(HubFile(repository, "model.safetensors")))
+    return load_timm_dinov3(fetched(HubFile(repository, MODEL_FILE)))
 
 
 def _layers(network: nn.Module) -> nn.ModuleList:
@@ -112,8 +113,10 @@ def _from_transformers(name: str) -> nn.Module:
         raise MachineError(
             f"The image encoder {name} needs the package transformers.", "Run pip install transformers."
         ) from error
+    weights = HubFile(name, MODEL_FILE)
+    fetched(weights)
     try:
-        network: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32)
+        network: nn.Module = AutoModel.from_pretrained(name, revision=weights.revision, dtype=torch.float32)
     except (OSError, ImportError, ValueError) as error:
-        raise explained(error.__cause__ or error, HubFile(name, "model.safetensors")) from error
+        raise explained(error.__cause__ or error, weights) from error
     return network
