@@ -18,8 +18,9 @@ from trellis_app.devices import choose_device
 from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
 from trellis_app.image.background import NoMatte
 from trellis_app.models.material_vae import attributes
-from trellis_app.pipeline import ImageTo3D, Run, cascade_coords
+from trellis_app.pipeline import ImageTo3D, cascade_coords
 from trellis_app.progress import RunClock
+from trellis_app.run import Run
 from trellis_app.sampling import schedule
 from trellis_app.settings import GenerationRequest
 from trellis_app.types import DualGrid, FinishedAsset, ImageFeatures, Occupancy, OVoxel, PreparedImage, Stage

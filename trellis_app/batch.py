@@ -25,8 +25,9 @@ from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
 from trellis_app.memory import FINISH_GB, GB
-from trellis_app.pipeline import ImageTo3D, Run
+from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
+from trellis_app.run import Run
 from trellis_app.settings import GenerationRequest
 from trellis_app.types import ImageFeatures, MaterialLatent, OVoxel, PreparedImage, ShapeLatent, Stage, StageEvent
 

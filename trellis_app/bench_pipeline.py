@@ -30,9 +30,10 @@ from trellis_app.models.fp8 import check_fp8
 from trellis_app.models.material_vae import MaterialDecoder
 from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.models.structure_vae import StructureDecoder
-from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, Run, cascade_coords, image_side
+from trellis_app.pipeline import CASCADE_FLOOR, ImageTo3D, cascade_coords
 from trellis_app.progress import RunClock
 from trellis_app.residency import Attempt
+from trellis_app.run import Run, image_side
 from trellis_app.sampling import forward_passes
 from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.types import FinishedAsset, PreparedImage, ShapeLatent, Stage, StageEvent

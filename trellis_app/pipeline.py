@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -47,6 +46,7 @@ from trellis_app.models.structure_flow import StructureFlow
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.progress import RunClock
 from trellis_app.residency import Attempt, Residency
+from trellis_app.run import STRUCTURE_IMAGE_SIZE, Run, image_side
 from trellis_app.sampling import Velocity, sample
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest
 from trellis_app.sparse.tensor import SparseTensor, SpatialCache
@@ -66,33 +66,11 @@ from trellis_app.weights import Bundle, load_bundle, resolve_source
 LOG = logging.getLogger(__name__)
 MEGABYTE = 10**6
 ENCODER, MATTE = "image_cond_model", "rembg_model"  # as pipeline.json calls them
-STRUCTURE_IMAGE_SIZE = 512
 NO_SURFACE = "The shape stage produced no surface.", "Try another seed or picture."
 
 Latent = TypeVar("Latent", torch.Tensor, SparseTensor)
 Model = TypeVar("Model", bound=nn.Module)
 Result = TypeVar("Result", Occupancy, DualGrid, OVoxel)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the stages of one run share."""
-
-    request: GenerationRequest  # resolved: no None left
-    preset: Preset
-    features: Callable[[int], ImageFeatures]  # by picture side
-    randoms: tuple[torch.Generator, ...]  # one for all samples, or one for each, which then equals its single run
-    clock: RunClock
-
-    def noise(self, lengths: Sequence[int], *shape: int) -> torch.Tensor:
-        """Standard normal float32 [sum of lengths, *shape], so many rows for each sample.
-
-        Drawn on the CPU so that a seed means the same on every device.
-        """
-        if len(self.randoms) == 1:
-            return torch.randn(sum(lengths), *shape, generator=self.randoms[0])
-        draws = zip(lengths, self.randoms, strict=True)
-        return torch.cat([torch.randn(length, *shape, generator=random) for length, random in draws])
 
 
 class ImageTo3D(Catalogue):
@@ -141,8 +119,11 @@ class ImageTo3D(Catalogue):
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
-        with self._at_hand(MATTE, self._matte):
-            return prepare(picture, self._matte, options)
+        with memory_told():
+            for attempt in self._residency.attempts(self._drop_recordings):
+                with attempt, self._at_hand(MATTE, self._matte):
+                    prepared = prepare(picture, self._matte, options)
+        return prepared
 
     @torch.inference_mode()
     def features(self, prepared: PreparedImage, size: int) -> ImageFeatures:
@@ -417,8 +398,3 @@ def network_of(tool: object) -> nn.Module | None:
     """The network that an image encoder or a background remover runs."""
     network = getattr(tool, "network", None)
     return network if isinstance(network, nn.Module) else None
-
-
-def image_side(resolution: int) -> int:
-    """Side in pixels at which the picture is encoded for the flow models of a resolution."""
-    return STRUCTURE_IMAGE_SIZE if resolution <= STRUCTURE_IMAGE_SIZE else 2 * STRUCTURE_IMAGE_SIZE

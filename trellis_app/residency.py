@@ -11,7 +11,7 @@ import gc
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -176,7 +176,8 @@ class Residency:
         self._last = (self._last[1], key)
         follower = self._followers.get(self._last)
         if self.plan.ahead and follower in self._berths:
-            self._berths[follower].call(self.device, self._stream())
+            with suppress(torch.cuda.OutOfMemoryError):  # then it comes when its turn comes
+                self._berths[follower].call(self.device, self._stream())
 
     def _stream(self) -> torch.cuda.Stream:
         if self._copies is None:

@@ -30,8 +30,9 @@ from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.mesh.user_mesh import Stance, UserMesh, framed
 from trellis_app.mesh.user_uvs import judge_uvs
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
-from trellis_app.pipeline import ImageTo3D, Run
+from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import Check, RunClock, go_on
+from trellis_app.run import Run
 from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.types import DualGrid, FinishedAsset, Mesh, OVoxel, PreparedImage, Stage, StageEvent
 
