@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -34,7 +34,6 @@ from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
-from trellis_app.manifest import Preset
 from trellis_app.memory import limit_process, out_of_memory, plan
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
