@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trellis_app.memory import GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, out_of_memory, plan
+from trellis_app.memory import GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, free_gb, out_of_memory, plan
 from trellis_app.residency import Attempt, Berth, Residency
 from trellis_app.sparse.workspace import Workspace
 
@@ -33,6 +33,15 @@ def test_less_memory_means_less_space_and_a_retry_still_less() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == MOST_SPACE
     assert all(one.smallest().space.size < one.space.size and one.smallest().frugal for one in plans)
+
+
+def test_what_is_free_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"mem_get_info": (10 * GB, 20 * GB), "memory_allocated": 4 * GB, "memory_reserved": 5 * GB}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    for fraction, expected in ((1.0, 11.0), (0.5, 6.0), (0.1, -2.0)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device, value=fraction: value)
+        assert free_gb(CPU) == expected
 
 
 def test_words_of_a_full_gpu() -> None:

@@ -24,7 +24,7 @@ import torch
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
-from trellis_app.memory import FINISH_GB, GB
+from trellis_app.memory import FINISH_GB, free_gb
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
 from trellis_app.run import Run
@@ -91,9 +91,7 @@ def group_size(pipeline: ImageTo3D) -> int:
     """How many samples to sample together: on a CPU one, which keeps its cores busy; on a GPU what the memory holds."""
     if pipeline.device.type == "cpu":
         return 1
-    free, _ = torch.cuda.mem_get_info(pipeline.device)
-    unused = torch.cuda.memory_reserved(pipeline.device) - torch.cuda.memory_allocated(pipeline.device)
-    room = (free + unused) / GB - FINISH_GB
+    room = free_gb(pipeline.device) - FINISH_GB
     return max(1, min(MOST_TOGETHER, int(room // SAMPLE_GB)))
 
 

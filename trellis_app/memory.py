@@ -67,6 +67,14 @@ def limit_process(device: torch.device, budget_gb: float) -> None:
     torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
 
 
+def free_gb(device: torch.device) -> float:
+    """What new tensors on a GPU may take: free memory and what the allocator keeps for later, within the limit."""
+    free, total = torch.cuda.mem_get_info(device)
+    taken = torch.cuda.memory_allocated(device)
+    kept = torch.cuda.memory_reserved(device) - taken
+    return min(free + kept, torch.cuda.get_per_process_memory_fraction(device) * total - taken) / GB
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether an error says that the GPU's memory is full: torch's own, or one of a library below it."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
