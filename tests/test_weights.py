@@ -1,6 +1,8 @@
 """Full-size checkpoints by count of keys and parameters, and every way a bundle can be wrong."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,37 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.released_keys import RELEASED
 from trellis_app.errors import BundleError
 from trellis_app.manifest import read_manifest
 from trellis_app.models.registry import build_model
 from trellis_app.released import CHECKPOINTS, ENCODERS
+from trellis_app.settings import PROJECT_ROOT
 from trellis_app.weights import load_bundle, load_checkpoint, resolve_source
 
 ALL = {**CHECKPOINTS, **ENCODERS}
-SHAPES = {
-    "SparseStructureFlowModel": {
-        "t_embedder.mlp.0.weight": (1536, 256), "adaLN_modulation.1.weight": (9216, 1536),
-        "blocks.29.modulation": (9216,), "blocks.0.norm2.weight": (1536,),
-        "blocks.0.self_attn.to_qkv.weight": (4608, 1536),
-        "blocks.7.self_attn.q_rms_norm.gamma": (12, 128), "blocks.7.cross_attn.to_kv.weight": (3072, 1024),
-        "blocks.7.cross_attn.k_rms_norm.gamma": (12, 128), "blocks.0.mlp.mlp.0.weight": (8192, 1536),
-        "out_layer.weight": (8, 1536),
-    },
-    "FlexiDualGridVaeDecoder": {
-        "from_latent.weight": (1024, 32), "output_layer.weight": (7, 64),
-        "blocks.0.4.conv1.weight": (4096, 3, 3, 3, 1024),
-        "blocks.0.4.conv2.weight": (512, 3, 3, 3, 512), "blocks.3.4.to_subdiv.weight": (8, 128),
-        "blocks.1.0.mlp.0.weight": (2048, 512), "blocks.1.16.norm1.weight": (512,),
-    },
-    "SparseUnetVaeEncoder": {
-        "input_layer.weight": (64, 6), "to_latent.weight": (64, 1024), "blocks.0.0.conv1.weight": (16, 3, 3, 3, 64),
-        "blocks.3.16.conv2.weight": (1024, 3, 3, 3, 1024),
-    },
-    "SparseStructureDecoder": {
-        "middle_block.1.conv2.weight": (512, 512, 3, 3, 3), "blocks.2.conv.weight": (1024, 512, 3, 3, 3),
-        "blocks.7.norm2.bias": (32,), "out_layer.0.weight": (32,), "out_layer.2.weight": (1, 32, 3, 3, 3),
-    },
-}  # fmt: skip
 
 
 def full_size(key: str) -> nn.Module:
@@ -52,10 +32,9 @@ def full_size(key: str) -> nn.Module:
 def test_full_size(key: str) -> None:
     """Keys, shapes and parameters of spec/models.md; the file's size follows from them and the stored precision."""
     checkpoint, state = ALL[key], full_size(key).state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == RELEASED[key]
     assert len(state) == checkpoint.keys
     assert sum(tensor.numel() for tensor in state.values()) == checkpoint.parameters
-    for name, shape in SHAPES.get(checkpoint.name, {}).items():
-        assert tuple(state[name].shape) == shape, name
     if checkpoint.file_bytes is not None:
         header = checkpoint.file_bytes - 2 * checkpoint.parameters  # the structure decoder keeps some in float32
         assert 80 * checkpoint.keys < header < (300_000 if key == "sparse_structure_decoder" else 140 * checkpoint.keys)
@@ -102,6 +81,40 @@ def test_loading_on_a_cpu_is_float32(pair: tuple[Path, Path]) -> None:
     torch.manual_seed(0)
     source = build_model("SLatFlowModel", SMALL).state_dict()
     assert all(torch.equal(tensor, source[key].half().float()) for key, tensor in model.state_dict().items())
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from trellis_app.bench_loading import fresh_peak, peak_bytes
+from trellis_app.settings import PROJECT_ROOT
+from trellis_app.weights import load_checkpoint
+before = fresh_peak()
+model = load_checkpoint(Path(sys.argv[1] + ".json"), Path(sys.argv[1] + ".safetensors"), device=sys.argv[2], home="cpu")
+for parameter in model.parameters():
+    parameter.view(-1).sum()
+sizes = {str(parameter.dtype): 0 for parameter in model.parameters()}
+for parameter in model.parameters():
+    sizes[str(parameter.dtype)] += parameter.nbytes
+print(json.dumps([peak_bytes() - before, sizes]))
+"""
+
+
+@pytest.mark.parametrize(("stored", "device"), [(torch.float32, "cpu"), (torch.bfloat16, "cuda")])
+def test_loading_makes_no_second_copy(stored: torch.dtype, device: str, tmp_path: Path) -> None:
+    """A large checkpoint takes its own size of main memory, mapped, until it goes to a GPU in its own precision."""
+    large = {**SMALL, "model_channels": 1024, "cond_channels": 512, "num_blocks": 16, "num_heads": 8, "mlp_ratio": 4.0}
+    with torch.device("meta"):
+        model = build_model("SLatFlowModel", large)
+    write_checkpoint(tmp_path / "flow", model.to_empty(device="cpu"), "SLatFlowModel", large, stored)
+    file_bytes = (tmp_path / "flow.safetensors").stat().st_size
+    assert file_bytes > 400e6
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "flow"), device]
+    peak, sizes = json.loads(subprocess.run(command, cwd=PROJECT_ROOT, check=True, capture_output=True).stdout)
+    assert peak < 1.3 * file_bytes
+    assert sizes.get("torch.float32", 0) < (1.01 if stored == torch.float32 else 0.2) * file_bytes
+    if device == "cuda":
+        assert sizes["torch.bfloat16"] > 0.85 * file_bytes
 
 
 def rewrite(path: Path, change: Any) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def load_preset(folder: Path, preset: str, device: torch.device) -> Loading:
     bundle = load_bundle(folder)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the device's own start is not part of loading
-    before, read_before = _peak_bytes(), _read_bytes()
+    before, read_before = fresh_peak(), _read_bytes()
     seconds, held = {}, 0
     for key in bundle.presets[preset].models:
         started = time.monotonic()
@@ -110,7 +111,7 @@ def load_preset(folder: Path, preset: str, device: torch.device) -> Loading:
         seconds[key] = round(time.monotonic() - started, 3)
         held += sum(tensor.nbytes for tensor in model.state_dict().values())
     read = None if read_before is None else ((_read_bytes() or 0) - read_before) / GB
-    peak = (_peak_bytes() - before) / GB
+    peak = (peak_bytes() - before) / GB
     return Loading(PAGE_CACHE, seconds, round(peak, 3), read and round(read, 3), round(held / GB, 3))
 
 
@@ -135,9 +136,20 @@ def forget_pages(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _peak_bytes() -> int:
-    """Main memory of this process at most so far; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def fresh_peak() -> int:
+    """Main memory of this process, from which on `peak_bytes` counts where the system can begin anew (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Main memory of this process at most, pages of mapped files included; Linux counts in KiB, macOS in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _read_bytes() -> int | None:

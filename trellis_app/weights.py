@@ -12,10 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from trellis_app.errors import BundleError
 from trellis_app.hub import FULL_BUNDLE, HubFile, cached, download
@@ -27,6 +29,7 @@ MINI_BUNDLE = "mini"
 MANIFEST_FILE = "pipeline.json"
 TEXTURING_FILE = "texturing_pipeline.json"  # the 4B bundle names its shape encoder here
 RECOMPUTED = frozenset({"rope_phases"})  # buffers that some files hold and no model of ours does
+_RANDOM = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"})
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -214,7 +217,7 @@ def build_empty(description: Path, device: torch.device) -> nn.Module:
     """The module that a checkpoint's JSON describes, on the meta device, in the precision it runs in on `device`."""
     try:
         document = json.loads(description.read_text(encoding="utf-8"))
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             module = build_model(document["name"], document["args"])
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -223,6 +226,17 @@ def build_empty(description: Path, device: torch.device) -> nn.Module:
     if device.type != "cpu" and hasattr(module, "set_precision"):
         module.set_precision(module.params.torso_dtype)  # type: ignore[operator,union-attr]
     return module
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initial values, which mean nothing on the meta device and take torch's compiler to be drawn."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_checkpoint(
