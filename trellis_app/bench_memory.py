@@ -91,20 +91,20 @@ def _scarce_run(bench: PipelineBench, request: GenerationRequest, stage: str, ho
     """Bytes allowed during the stage, and how the run ended."""
     allowed = 0
     total = torch.cuda.get_device_properties(bench.device).total_memory
-    usual = torch.cuda.get_per_process_memory_fraction(bench.device)
+    usual = torch.cuda.get_per_process_memory_fraction(bench.device.index)
     try:
         for event in bench.pipeline.generate(BLANK, replace(request, finish=FINISH)):
             begun = _begun(event)
             if begun == stage:
                 torch.cuda.empty_cache()
                 allowed = NOTHING if hopeless else torch.cuda.memory_reserved(bench.device) + LITTLE
-                torch.cuda.set_per_process_memory_fraction(allowed / total, bench.device)
+                torch.cuda.set_per_process_memory_fraction(allowed / total, bench.device.index)
             elif begun is not None:
-                torch.cuda.set_per_process_memory_fraction(usual, bench.device)
+                torch.cuda.set_per_process_memory_fraction(usual, bench.device.index)
     except (MachineError, RuntimeError) as error:
         return allowed, f"{type(error).__name__}: {error}"
     finally:
-        torch.cuda.set_per_process_memory_fraction(usual, bench.device)
+        torch.cuda.set_per_process_memory_fraction(usual, bench.device.index)
     return allowed, "finished"
 
 

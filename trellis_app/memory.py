@@ -13,10 +13,11 @@ import torch
 from trellis_app.sparse.workspace import AMPLE, Workspace
 
 GB = 10**9
-CONTEXT_GB = 0.6  # CUDA itself, its libraries and compiled kernels: outside torch's allocator
-FINISH_GB = 6.0  # beside the models that stay: the largest finishing, or what a decoder and its results take
+CONTEXT_GB = 0.85  # CUDA itself, its libraries and compiled kernels: outside torch's allocator
+FINISH_GB = 4.8  # the largest finishing
+KEPT_GB = 1.7  # beside flows that stay: their recorded passes, and what memory that is never given back splinters into
 FLOW_GB = 3.0  # beside a flow's weights: 21,000 tokens, keys and values of the picture, results of the stages before
-DECODER_GB = 2.6  # features that a decoder cannot do without, and its results
+DECODER_GB = 3.6  # a decoder's weights, the features that it cannot do without, and its results
 LEAST_SPACE, MOST_SPACE = 64 << 20, AMPLE.size
 SLACK = 3  # of what a plan leaves free, one part is planned with: sizes are estimates, and memory splinters
 
@@ -36,25 +37,35 @@ class MemoryPlan:
 
 
 def plan(weight_bytes: Mapping[str, int], device: torch.device | str, budget_gb: float | None = None) -> MemoryPlan:
-    """All models stay where they fit beside the largest stage, else none does; decoders get a share of what is left.
+    """All models stay where they fit beside the largest stage, else as many small ones as the large ones leave room.
 
-    weight_bytes: of each model there. budget_gb: memory to use; on a CPU everything stays; on a GPU all that is free
-    where no budget is given.
+    Two large ones are there at once if they fit; decoders get a share of what is left. weight_bytes: of each model
+    there. budget_gb: memory to use; on a CPU everything stays; on a GPU all that is free where no budget is given.
     """
     device = torch.device(device)
     if device.type == "cpu":
         return MemoryPlan(frozenset(weight_bytes))
     budget = torch.cuda.mem_get_info(device)[0] / GB if budget_gb is None else budget_gb
     room, largest = budget - CONTEXT_GB, max(weight_bytes.values(), default=0) / GB
-    stays = sum(weight_bytes.values()) / GB + FINISH_GB <= room
-    ahead = not stays and 2 * largest + FLOW_GB <= room
-    resident = sum(weight_bytes.values()) / GB if stays else (2 if ahead else 1) * largest
-    space = int((room - resident - DECODER_GB) / SLACK * GB)
-    return MemoryPlan(
-        frozenset(weight_bytes) if stays else frozenset(),
-        ahead,
-        Workspace(min(max(space, LEAST_SPACE), MOST_SPACE)),
-    )
+    if sum(weight_bytes.values()) / GB + FINISH_GB + KEPT_GB <= room:
+        stays, beside = frozenset(weight_bytes), 0.0
+    else:
+        beside = largest if 2 * largest + FLOW_GB <= room else 0.0
+        stays = smallest_models(weight_bytes, room - max(largest + beside + FLOW_GB, FINISH_GB))
+    staying = sum(weight_bytes[key] for key in stays) / GB
+    space = int((room - staying - beside - DECODER_GB) / SLACK * GB)
+    return MemoryPlan(stays, beside > 0, Workspace(min(max(space, LEAST_SPACE), MOST_SPACE)))
+
+
+def smallest_models(weight_bytes: Mapping[str, int], room_gb: float) -> frozenset[str]:
+    """As many models as fit, small ones first."""
+    kept, taken = set(), 0
+    for key in sorted(weight_bytes, key=lambda key: (weight_bytes[key], key)):
+        taken += weight_bytes[key]
+        if taken > room_gb * GB:
+            break
+        kept.add(key)
+    return frozenset(kept)
 
 
 def limit_process(device: torch.device, budget_gb: float) -> None:
@@ -64,7 +75,7 @@ def limit_process(device: torch.device, budget_gb: float) -> None:
     """
     total = torch.cuda.get_device_properties(device).total_memory
     share = (budget_gb - CONTEXT_GB) * GB / total
-    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
+    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device.index)
 
 
 def free_gb(device: torch.device) -> float:
@@ -72,7 +83,7 @@ def free_gb(device: torch.device) -> float:
     free, total = torch.cuda.mem_get_info(device)
     taken = torch.cuda.memory_allocated(device)
     kept = torch.cuda.memory_reserved(device) - taken
-    return min(free + kept, torch.cuda.get_per_process_memory_fraction(device) * total - taken) / GB
+    return min(free + kept, torch.cuda.get_per_process_memory_fraction(device.index) * total - taken) / GB
 
 
 def out_of_memory(error: BaseException | None) -> bool:
