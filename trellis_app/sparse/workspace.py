@@ -12,7 +12,7 @@ import torch
 class Workspace:
     """Memory for what one layer needs besides its input and its output."""
 
-    size: int = 4 << 30  # bytes
+    size: int = 2 << 30  # bytes; more makes the released decoders no faster
 
     def rows(self, row_bytes: int) -> int:
         """How many rows fit, at least one."""
