@@ -1,6 +1,7 @@
 """Simplifying decoded surfaces, compared with pyfqmr at the same number of faces: seconds, distance, predicates.
 
-PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--jobs N] [--json FILE]
+PYTHONPATH=.:kernels python kernels/benchmarks/simplify.py [--device cpu|cuda] [--objects N] [--jobs N]
+    [--tools cpu,gpu,pyfqmr] [--json FILE]
 
 Surfaces: golden meshes and objects of the library, voxelised at --side^3 and simplified to --faces, and a synthetic
 one of 1.3 M faces to 500,000; surfaces with no more faces than that are left out. Distances are in voxels, both ways.
@@ -67,7 +68,8 @@ def subjects(options: argparse.Namespace) -> Iterator[Subject]:
             yield Subject(name, make, side, target)
     if options.library.is_file():
         library = read_library(options.library)
-        for index in np.linspace(0, len(library) - 1, min(options.objects, len(library))).astype(int):
+        chosen = np.linspace(0, len(library) - 1, min(options.objects, len(library))).astype(int)
+        for index in chosen[options.start :: options.every]:
             thing = library[int(index)]
             points = thing.vertices - (thing.vertices.min(0) + thing.vertices.max(0)) / 2
             points = points[:, [0, 2, 1]] * np.float32([1, -1, 1]) * (0.999 / np.ptp(points, axis=0).max())
@@ -132,14 +134,17 @@ def flipped(small: Surface, full: Surface, tree: Tree, voxel: float) -> int:
     for offset in (0.0, step, -step):
         near = closest_points(tree, (centre + offset).astype(np.float32))[1]
         agrees |= (cross * face_cross(full)[near]).sum(axis=1) > 0
+    full = full.keep_faces(np.argsort(full.vertices[full.faces, 0].min(axis=1)))
     corners, ahead = full.vertices[full.faces], face_cross(full)
     low, high = corners.min(axis=1), corners.max(axis=1)
-    doubtful = np.flatnonzero(~agrees)
-    for face in doubtful:
-        close = ((low <= centre[face] + limit[face]) & (high >= centre[face] - limit[face])).all(axis=1)
-        close &= ahead @ cross[face] > 0
+    widest = (high - low)[:, 0].max()
+    for face in np.flatnonzero(~agrees):
+        reach = centre[face] - limit[face], centre[face] + limit[face]
+        part = slice(*np.searchsorted(low[:, 0], (reach[0][0] - widest, reach[1][0])))
+        close = ((low[part] <= reach[1]) & (high[part] >= reach[0])).all(axis=1) & (ahead[part] @ cross[face] > 0)
         if close.any():
-            gap = closest_points(build_tree(full.keep_faces(close)), centre[face : face + 1])[0] - centre[face]
+            wall = build_tree(full.keep_faces(part.start + np.flatnonzero(close)))
+            gap = closest_points(wall, centre[face : face + 1])[0] - centre[face]
             agrees[face] = np.linalg.norm(gap) <= limit[face]
     return int((~agrees).sum())
 
@@ -186,6 +191,7 @@ def compared(subject: Subject, options: argparse.Namespace) -> list[dict[str, ob
         tools["gpu"] = on_device(full, target, device)
     if importlib.util.find_spec("pyfqmr"):
         tools["pyfqmr"] = partial(by_pyfqmr, full, target)
+    tools = {tool: run for tool, run in tools.items() if tool in options.tools.split(",")}
     tree = build_tree(full)
     about = {"name": subject.name, "from": len(full.faces), "target": target}
     return [{**about, "tool": tool, **measured(run, full, tree, voxel, options)} for tool, run in tools.items()]
@@ -229,6 +235,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--objects", type=int, default=6, help="how many objects of the library")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th of them only")
+    parser.add_argument("--start", type=int, default=0, help="the first of them taken")
+    parser.add_argument("--tools", default="cpu,gpu,pyfqmr", help="which to run, where they are there")
     parser.add_argument("--side", type=int, default=256, help="voxels along a side")
     parser.add_argument("--faces", type=int, default=50_000)
     parser.add_argument("--samples", type=int, default=200_000, help="points on each surface")

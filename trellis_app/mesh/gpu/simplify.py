@@ -33,8 +33,8 @@ _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the 
 _BORDER = 4.0  # weight of border planes
 _REBUILD = 0.75  # lists are rebuilt when the faces have shrunk to this share
 _SAMPLE = 1 << 16  # edges looked at for the limit
-_SHARE = 0.5  # at most this share of the edges is below the limit
-_HASTE = 2.0  # edges below the limit for each collapse still to do; doubled after a round that did too little
+_SHARE = 0.1  # at most this share of the edges is below the limit
+_HASTE = 1.0  # edges below the limit for each collapse still to do; doubled after a round that did too little
 _LITTLE = 0.2  # of the faces still to remove
 
 
