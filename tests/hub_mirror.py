@@ -7,6 +7,7 @@ file's name (or the repository's) and stays until it is taken away; `requests` h
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self.server.known[path.split("/")[1]], {}, int(first) if "Range" in self.headers else None)
         elif "/resolve/" in path:
             self._resolve(*path.split("/resolve/"))
+        elif path.startswith("api/models/") and (self.server.folder / "/".join(path.split("/")[2:4])).is_dir():
+            self._describe("/".join(path.split("/")[2:4]), listing="/tree/" in path)
         else:
             self._refuse(404, "RepoNotFound")
 
@@ -137,6 +140,23 @@ class Handler(BaseHTTPRequestHandler):
         if path.suffix == ".safetensors" and not faults.no_hub:
             return self._redirect(path, headers)
         return self._send(path, headers, None)
+
+    def _describe(self, repository: str, *, listing: bool) -> None:
+        """The hub's facts about a repository, or the list of its files."""
+        if repository in self.server.faults.refused:
+            return self._refuse(*self.server.faults.refused[repository])
+        folder = self.server.folder / repository
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        facts = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        sizes = [
+            {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": COMMIT} for name in names
+        ]
+        body = json.dumps(sizes if listing else facts).encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _redirect(self, path: Path, headers: dict[str, str]) -> None:
         sha = hashlib.sha256(path.read_bytes()).hexdigest()

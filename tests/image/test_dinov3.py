@@ -1,4 +1,7 @@
-"""timm's DINOv3 weights in the network of transformers (compared with timm's own output once: 1e-6)."""
+"""timm's DINOv3 weights in the network of transformers.
+
+Compared once with timm 1.0.31's own forward pass at full size, random weights: 2.4e-6 at 256 and 512 pixels.
+"""
 
 from pathlib import Path
 

@@ -72,29 +72,32 @@ def load_matte(bundle: Bundle, device: torch.device, *, original: bool = False) 
 def _from_hub(name: str) -> torch.nn.Module:
     """The network that the repository's own code describes, in float32, with its weights loaded strictly.
 
-    transformers 5 builds what it loads on the meta device, where this code cannot be built; so only the code is taken
-    through it, at the commit of the weights. Raises BundleError or MachineError.
+    `from_pretrained` of transformers 5 builds on the meta device, where this code cannot be built; so transformers only
+    brings the code, from the commit of the weights. Raises BundleError or MachineError.
     """
     try:
-        from transformers import AutoConfig, AutoModelForImageSegmentation
+        from transformers import AutoConfig
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
     except ImportError as error:
         raise MachineError(
             f"The background remover {name} needs the package transformers.", "Run pip install transformers."
         ) from error
     weights = HubFile(name, MODEL_FILE)
     path = fetched(weights)
-    code = {"trust_remote_code": True, "code_revision": path.parent.name}
+    commit = path.parent.name
     try:
-        config = AutoConfig.from_pretrained(name, revision=path.parent.name, **code)
-        network: torch.nn.Module = AutoModelForImageSegmentation.from_config(config, **code)
+        config = AutoConfig.from_pretrained(name, revision=commit, trust_remote_code=True)
+        code = config.auto_map["AutoModelForImageSegmentation"]
+        network: torch.nn.Module = get_class_from_dynamic_module(code, name, revision=commit)(config=config)
         network.float().load_state_dict(load_file(path), strict=True)
     except ImportError as error:
         raise MachineError(
             f"The background remover {name} needs more packages ({error}).",
             "Run pip install -r requirements-cuda.txt, or use pictures with transparency.",
         ) from error
-    except (SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{path} does not fit the code of {name} ({error}).", "Download both again.") from error
+    except (SafetensorError, RuntimeError, KeyError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise BundleError(f"{path} does not fit the code of {name} ({why}).", "Download both again.") from error
     except (OSError, ValueError) as error:
         raise explained(error.__cause__ or error, weights) from error
     return network.requires_grad_(False).eval()

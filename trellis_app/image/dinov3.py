@@ -40,9 +40,8 @@ def load_timm_dinov3(weights: Path) -> nn.Module:
         network = empty_network(state)
         network.load_state_dict(renamed(state, network), strict=True, assign=True)
     except (KeyError, ValueError, RuntimeError, SafetensorError, OSError) as error:
-        raise BundleError(
-            f"{weights} is no DINOv3 network as timm stores it ({error}).", "Download it again."
-        ) from error
+        why = " ".join(str(error).split())
+        raise BundleError(f"{weights} is no DINOv3 network as timm stores it ({why}).", "Download it again.") from error
     return network.eval()
 
 
