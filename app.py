@@ -1,9 +1,10 @@
-"""The app, on localhost (`python app.py --help`) and as a Hugging Face Space: settings -> pipeline -> page."""
+"""The app, on localhost (`python app.py --help`) and as a Hugging Face Space: settings -> pipelines -> page."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 
 import spaces  # before anything that touches CUDA
 from PIL import Image
@@ -13,6 +14,7 @@ from trellis_app.image.cutout import CutoutOptions
 from trellis_app.mesh.user_mesh import UserMesh
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
+from trellis_app.serve import started
 from trellis_app.settings import FinishOptions, GenerationRequest
 from trellis_app.texturing import TextureOptions, texture
 from trellis_app.types import OVoxel, PreparedImage, Stage
@@ -52,9 +54,14 @@ if __name__ == "__main__":
         logging.getLogger(client).setLevel(logging.WARNING)
     try:
         SETTINGS = parse_settings()
-        PIPELINE = ImageTo3D.load(SETTINGS)
-        warm_up(PIPELINE)
+        with started(SETTINGS) if SETTINGS.workers else nullcontext() as them:
+            if them is not None:
+                WORK = Work(them.catalogue, them.prepare, them.generate, them.finish, them.texture)
+            else:
+                PIPELINE = ImageTo3D.load(SETTINGS)
+                warm_up(PIPELINE)
+                WORK = Work(PIPELINE, prepare, generate, finish, colour)
+            build_ui(WORK, SETTINGS).launch(**launch_options(SETTINGS))
     except TrellisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    build_ui(Work(PIPELINE, prepare, generate, finish, colour), SETTINGS).launch(**launch_options(SETTINGS))

@@ -103,7 +103,7 @@ class ImageTo3D(Catalogue):
         self._shares: dict[Stage, float] | None = None
 
     @classmethod
-    def load(cls, settings: AppSettings) -> ImageTo3D:
+    def load(cls, settings: AppSettings, *, matte: Matte | None = None) -> ImageTo3D:
         """Open the bundle and device that the settings name; raises BundleError or MachineError."""
         device = choose_device(settings.device)
         bundle = load_bundle(resolve_source(settings.bundle, device))
@@ -112,7 +112,7 @@ class ImageTo3D(Catalogue):
             bundle,
             device,
             encoder=load_image_encoder(bundle, device, original=original),
-            matte=load_matte(bundle, device, original=original),
+            matte=matte or load_matte(bundle, device, original=original),
             memory_budget_gb=settings.memory_budget_gb,
         )
 

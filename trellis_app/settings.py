@@ -149,24 +149,27 @@ class AppSettings:
     memory_budget_gb: float | None = None
     output_folder: Path = PROJECT_ROOT / "outputs"
     on_space: bool = False
+    workers: int = 0  # processes with a pipeline each; 0: the pipeline runs in this one
     original_encoders: bool = False  # the gated DINOv3 and RMBG-2.0 that the 4B bundle names, not their open twins
 
     def __post_init__(self) -> None:
         _check("The port", self.port, 0, 65_535)
+        _check("The number of workers", self.workers, 0, 64)
         if self.memory_budget_gb is not None:
             _check("The memory budget in GB", self.memory_budget_gb, 1.0, 1024.0)
 
 
 def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
-    """Read TRELLIS_HOST, _PORT, _BUNDLE, _DEVICE, _MEMORY_GB, _PRECISION, _OUTPUT, _ORIGINAL_ENCODERS; SPACE_ID."""
+    """Read TRELLIS_HOST, _PORT, _WORKERS, _BUNDLE, _DEVICE, _MEMORY_GB, _OUTPUT, _ORIGINAL_ENCODERS; SPACE_ID."""
     env = os.environ if environment is None else environment
     on_space = bool(env.get("SPACE_ID"))
     try:
         port = int(env.get("TRELLIS_PORT", env.get("GRADIO_SERVER_PORT", "7860")))
+        workers = int(env.get("TRELLIS_WORKERS", "0"))
         budget = float(env["TRELLIS_MEMORY_GB"]) if env.get("TRELLIS_MEMORY_GB") else None
     except ValueError as error:
         raise SettingsError(
-            f"TRELLIS_PORT or TRELLIS_MEMORY_GB is not a number ({error}).", "Write plain numbers."
+            f"TRELLIS_PORT, TRELLIS_WORKERS or TRELLIS_MEMORY_GB is not a number ({error}).", "Write plain numbers."
         ) from error
     return AppSettings(
         host=env.get("TRELLIS_HOST", "0.0.0.0" if on_space else "127.0.0.1"),
@@ -176,5 +179,6 @@ def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
         memory_budget_gb=budget,
         output_folder=Path(env.get("TRELLIS_OUTPUT", str(PROJECT_ROOT / "outputs"))),
         on_space=on_space,
+        workers=workers,
         original_encoders=env.get("TRELLIS_ORIGINAL_ENCODERS", "0") not in ("", "0"),
     )

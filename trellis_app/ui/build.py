@@ -18,9 +18,8 @@ from trellis_app.ui.theme import studio_theme
 
 DAY = 24 * 3600  # seconds
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-ONE_AT_A_TIME: dict[str, Any] = {
-    "concurrency_limit": 1,
-    "concurrency_id": "one run at a time",
+RUNS: dict[str, Any] = {
+    "concurrency_id": "runs",
     "trigger_mode": "multiple",  # "once" would drop a run that is asked for while a stopped one ends its step
     **QUIET,
 }
@@ -34,7 +33,7 @@ def build_ui(work: Work, settings: AppSettings) -> gr.Blocks:
     # Uploads and copies for the viewer go after a day; what runs made is in the output folder and stays.
     with gr.Blocks(title="TRELLIS.2 Studio", delete_cache=(DAY // 24, DAY), **options) as blocks:
         page = arrange(work.catalogue, settings)
-        connect(page, Handlers(work, page))
+        connect(page, Handlers(work, page), runs_at_once=max(1, settings.workers))
     return blocks
 
 
@@ -69,11 +68,11 @@ def arrange(catalogue: Catalogue, settings: AppSettings) -> Page:
     return Page(picture, stage, asset, gr.State(None), gr.State(None), visitor, gr.State(0), gr.State(None))
 
 
-def connect(page: Page, handlers: Handlers) -> None:
+def connect(page: Page, handlers: Handlers, *, runs_at_once: int = 1) -> None:
     """Say what happens on each action."""
     _connect_picture(page, handlers)
     _connect_mesh(page, handlers)
-    _connect_runs(page, handlers)
+    _connect_runs(page, handlers, {**RUNS, "concurrency_limit": runs_at_once})
     _connect_files(page, handlers)
     stage, seen = page.stage, [page.stage.viewer, page.asset.rendering]
     stage.shown.change(handlers.show, [stage.shown, page.run, stage.viewer], seen, **AT_ONCE)
@@ -110,7 +109,7 @@ def _connect_mesh(page: Page, handlers: Handlers) -> None:
     )
 
 
-def _connect_runs(page: Page, handlers: Handlers) -> None:
+def _connect_runs(page: Page, handlers: Handlers, queued: dict[str, Any]) -> None:
     run, stage, asset, finish = page.picture.run, page.stage, page.asset, page.asset.finish
     mode, controls = page.picture.mode, list(finish.controls)
     made = [stage.stages, stage.shown, page.run, asset.facts, asset.health, asset.downloads]
@@ -119,13 +118,11 @@ def _connect_runs(page: Page, handlers: Handlers) -> None:
     wanted = run.generate.click(
         handlers.begin, [page.visitor, mode, run.randomise, *settings], [page.number, run.seed, *made], **AT_ONCE
     )
-    generated = wanted.success(
-        handlers.generate, [*numbered, mode, page.chosen, page.mesh, *settings], made, **ONE_AT_A_TIME
-    )
+    generated = wanted.success(handlers.generate, [*numbered, mode, page.chosen, page.mesh, *settings], made, **queued)
     wanted_again = finish.update.click(
         handlers.begin_again, [page.visitor, page.run, *controls], [page.number, stage.stages], **AT_ONCE
     )
-    finished = wanted_again.success(handlers.finish_again, [*numbered, page.run, *controls], made, **ONE_AT_A_TIME)
+    finished = wanted_again.success(handlers.finish_again, [*numbered, page.run, *controls], made, **queued)
     stopped = run.stop.click(handlers.stop, [page.visitor, page.run, mode], made, **AT_ONCE)
     for event in (generated, finished):
         event.failure(handlers.unexpected, [page.run, mode], made, **AT_ONCE)

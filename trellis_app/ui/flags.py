@@ -20,6 +20,10 @@ def parse_settings(arguments: list[str] | None = None) -> AppSettings:
     parser.add_argument(
         "--original-encoders", action="store_true", default=None, help="the gated DINOv3 and RMBG-2.0 of the 4B bundle"
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="N processes with a GPU each do the work (needs pip install 'ray[serve]'); without it this one does",
+    )  # fmt: skip
     parser.add_argument("--output-folder", type=Path, help="where every run's files are kept")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     return replace(app_settings(), **given)
