@@ -257,6 +257,14 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     batch.add_argument("--device", default="auto")
     batch.add_argument("--runs", type=int, default=3)
     batch.set_defaults(run=_bench_batch)
+    serve = kinds.add_parser("serve", help="several workers beside one (needs pip install 'ray[serve]')")
+    serve.add_argument("--workers", type=int, default=2)
+    serve.add_argument("--requests", type=int, default=8)
+    serve.add_argument("--picture", type=Path, default=PROJECT_ROOT / "assets" / "examples" / "chair.png")
+    serve.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
+    serve.add_argument("--device", help="auto, cpu or cuda")
+    serve.add_argument("--resolution", metavar="PRESET")
+    serve.set_defaults(run=_bench_serve)
     loading = kinds.add_parser("loading", help="strict loading of a preset's checkpoints from cold disk and page cache")
     loading.add_argument("--random-weights", action="store_true", required=True, help="in files of the published sizes")
     loading.add_argument("--preset", default="1024_cascade", help="512, 1024, 1024_cascade or 1536_cascade")
@@ -347,6 +355,14 @@ def _bench_batch(options: argparse.Namespace) -> int:
     report = bench_batch(options.resolution.split(","), choose_device(options.device), chosen)
     print(table(report), file=sys.stderr)
     print(json.dumps(report))
+    return 0
+
+
+def _bench_serve(options: argparse.Namespace) -> int:
+    from trellis_app.bench_serve import ServeOptions, bench_serve
+
+    chosen = ServeOptions(options.picture, options.workers, options.requests, options.resolution)
+    print(json.dumps(bench_serve(_settings(options), chosen)))
     return 0
 
 

@@ -79,26 +79,49 @@ class Share:
 def started(settings: AppSettings) -> Iterator[Workers]:
     """`settings.workers` replicas, ready to work, for the length of the block.
 
-    Raises MachineError where Ray is not installed or has fewer GPUs than workers, BundleError as the pipeline does.
+    Raises MachineError where Ray is not installed or there are fewer GPUs than workers, BundleError as the pipeline
+    does.
     """
     share = Share.of(settings)
-    bundle = load_bundle(resolve_source(settings.bundle, choose_device(settings.device)))
+    with cluster(share), deployed(settings, share, share.workers) as workers:
+        yield workers
+
+
+@contextmanager
+def cluster(share: Share) -> Iterator[None]:
+    """Ray on this machine for the length of the block. Start it before many threads: it forks this process."""
     ray, serve = _ray()
-    LOG.info("starting %d workers", share.workers)
-    ray.init(
-        address="local", include_dashboard=False, configure_logging=False, object_store_memory=STORE_BYTES,
-        num_cpus=share.workers + 1, num_gpus=share.workers if share.gpus else 0,
-    )  # fmt: skip
+    gpus = share.workers if share.gpus else 0
+    try:
+        ray.init(
+            address="local", include_dashboard=False, configure_logging=False, object_store_memory=STORE_BYTES,
+            num_cpus=share.workers + 1, num_gpus=gpus,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
+        raise MachineError(f"Ray could not be started: {error}.", "Start the app again.") from error
     try:
         serve.start(proxy_location="Disabled")
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def deployed(settings: AppSettings, share: Share, count: int) -> Iterator[Workers]:
+    """So many replicas on a running cluster, ready to work, for the length of the block."""
+    ray, serve = _ray()
+    bundle = load_bundle(resolve_source(settings.bundle, choose_device(settings.device)))
+    LOG.info("starting workers: %d", count)
+    try:
         cutter = _deploy(serve, Cutter, 1, share.options(CUTTER_GPU), settings)
-        studio = _deploy(serve, Studio, share.workers, share.options(1 - CUTTER_GPU), settings)
+        studio = _deploy(serve, Studio, count, share.options(1 - CUTTER_GPU), settings)
         for handle in (cutter, studio):
             _raised(handle.failure.remote().result())
         yield Workers(Catalogue(bundle), studio, cutter, ray.exceptions.RayActorError)
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        for kind in (Cutter, Studio):
+            serve.delete(kind.__name__)
 
 
 def _ray() -> tuple[Any, Any]:
