@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from trellis_app.settings import ALPHA_MODES, SURFACE_MODES, TEXTURE_FORMATS, FileOptions, FinishOptions
+from trellis_app.settings import (
+    ALPHA_MODES,
+    SURFACE_MODES,
+    TEXTURE_FORMATS,
+    AppSettings,
+    FileOptions,
+    FinishOptions,
+    app_settings,
+)
 
 DEFAULT_FORMATS = "glb,ply"
 
@@ -58,3 +67,9 @@ def seed_list(text: str) -> tuple[int, ...]:
 def format_names(options: argparse.Namespace) -> tuple[str, ...]:
     """The formats in the order given, each once."""
     return tuple(dict.fromkeys(name.strip() for name in options.formats.split(",") if name.strip()))
+
+
+def settings_of(options: argparse.Namespace) -> AppSettings:
+    """The environment's settings with the bundle and device of the flags."""
+    chosen = {name: value for name in ("bundle", "device") if (value := getattr(options, name)) is not None}
+    return replace(app_settings(), **chosen)
