@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from trellis_kernels.neighbour_map.op import (
     block_lists,
     child_map,
-    gray_rank,
     neighbour_map,
     neighbour_mask,
     neighbour_table,
+    part_ranks,
 )
 from trellis_kernels.neighbour_map.reference import gray_to_binary
 
@@ -61,10 +61,12 @@ def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> 
     found = neighbour_map(random_voxels(count, 7, 1, seed=3), kernel_size=kernel_size, implementation="reference")
     masks = neighbour_mask(found, implementation=implementation)
     assert masks.tolist() == [sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in found.tolist()]
-    order = torch.randperm(len(found)).int()
-    table = neighbour_table(found, order, len(found) + 5, implementation=implementation)
-    assert torch.equal(table[:, : len(found)], found[order.long()].T)
-    assert (table[:, len(found) :] == -1).all()
+    for parts in (1, kernel_size, kernel_size**2):
+        order = torch.stack([torch.randperm(len(found)) for _ in range(parts)]).int()
+        table = neighbour_table(found, order, len(found) + 5, implementation=implementation)
+        for v, row in enumerate(table[:, : len(found)]):
+            assert torch.equal(row, found[order[v * parts // len(table)].long(), v])
+        assert (table[:, len(found) :] == -1).all()
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
@@ -74,7 +76,10 @@ def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
     masks = torch.randint(0, 2**31 - 1, (count,), generator=generator).int()
     masks = masks & masks.roll(1) & masks.roll(2) & masks.roll(3)
     masks[block:] = 0 if count == 300 else masks[block:]
-    assert torch.equal(gray_rank(masks, implementation=implementation), gray_to_binary(masks))
+    assert torch.equal(part_ranks(masks, 1, 31, implementation=implementation)[0], gray_to_binary(masks))
+    for part, ranks in enumerate(part_ranks(masks & (1 << 27) - 1, 3, 27, implementation=implementation)):
+        assert torch.equal(ranks & 511, gray_to_binary(masks >> 9 * part & 511))
+        assert (ranks >> 9 == part).all()
     offsets, counts = block_lists(masks, block, implementation=implementation)
     assert offsets.dtype == counts.dtype == torch.int32
     assert offsets.shape == (-(-count // block), 32)

@@ -33,7 +33,13 @@ from trellis_kernels.neighbour_map.triton import (  # noqa: E402
 )
 from trellis_kernels.rasterise.triton import draw_kernel, resolve_kernel  # noqa: E402
 from trellis_kernels.row_ops.triton import child_kernel, head_kernel, quantise_kernel, row_kernel  # noqa: E402
-from trellis_kernels.sparse_conv.triton import forward_kernel, weight_kernel  # noqa: E402
+from trellis_kernels.sparse_conv.triton import (  # noqa: E402
+    forward_kernel,
+    group_kernel,
+    number_kernel,
+    sum_kernel,
+    weight_kernel,
+)
 from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel, pack_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
@@ -57,6 +63,7 @@ DRAW, RESOLVE = (
 
 
 WARP = dict(num_warps=1)
+SUMMED = dict(CO=64, PARTS=3, BIASED=True, CHILDREN=True, BLOCK=1024)
 KEYS = dict(TRIES=4, STEP_BITS=STEP_BITS, NEVER=2**63 - 1, BLOCK=128)
 EXAMINE = dict(LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, AWAY=AWAY, NEEDLE=NEEDLE, LANES=32)
 EXAMINED = "*fp32 *fp32 *u8 *i32 *fp32 *u8 *i32 *i32 *i32 *i8 *i64 *i32 *fp32 *fp32 i32"
@@ -80,17 +87,17 @@ ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, SHIFTED=True,
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, VOLUME=27, BIASED=True, CHILDREN=True, MIRRORED=False)
+    constants = dict(CI=channels, CO=channels, VOLUME=27, PARTS=1, BIASED=True, CHILDREN=True, MIRRORED=False)
     constants |= dict(BM=rows, BN=columns, BK=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
-    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 7 + ["i32"] * 2)
+    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 7 + ["i32"] * 4)
     return Case(
         f"forward-{dtype}-{channels}", forward_kernel, types, constants, dict(num_warps=warps, num_stages=stages)
     )
 
 
 def weight_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, SPLITS=4, BM=rows, BN=columns, BP=inner)
+    constants = dict(CI=channels, CO=channels, SPLITS=4, PARTS=3, BM=rows, BN=columns, BP=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
     types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 *i32 i32 i32 i32 i32"
     return Case(f"weight-{dtype}-{channels}", weight_kernel, types, constants, dict(num_warps=warps, num_stages=stages))
@@ -103,9 +110,12 @@ CASES = [
     Case("map", map_kernel, "*i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
     Case("mask", mask_kernel, "*i32 *i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
-    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BLOCK=1024), {}),
+    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BITS=9, BLOCK=1024), {}),
     Case("lists", lists_kernel, "*i32 *i32 *i32 i32", dict(LIST=32, BLOCK=128), WARP),
-    Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
+    Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, PART=9, ROWS=64, PAD=16), {}),
+    Case("sum", sum_kernel, "*fp32 *fp16 *i64 *fp16 i32", SUMMED, {}),
+    Case("group", group_kernel, "*i32 *i32 *i32 *i32 *i32 *i32 *i32 i32 i32", dict(BITS=9, BLOCK=128, WIDE=1024), {}),
+    Case("number", number_kernel, "*i32 *i32 i32 i32", dict(BLOCK=128, WIDE=1024), {}),
     Case("taps", taps_kernel, "*fp32 *i64 *i64 *i32 *i64 *fp32 i32 i32 i32 i32 i32", dict(BLOCK=64), {}),
     Case("quads", quads_kernel, "*i32 *i64 *i64 *i32 *i32 i32 i32", dict(BLOCK=128), {}),
     Case("draw", draw_kernel, DRAW, dict(PEEL=True, TILE=8, SUBPIXEL=4096), dict(num_warps=1)),

@@ -70,7 +70,10 @@ def neighbour_mask(neighbours: torch.Tensor, *, implementation: str = "auto") ->
 def neighbour_table(
     neighbours: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
 ) -> torch.Tensor:
-    """int32 [N, V] with rows in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 from column N on."""
+    """int32 [N, V] -> int32 [V, columns]: offsets outermost, each part of them with rows in an order of its own.
+
+    order: int32 [G, N] of the G equal parts of consecutive offsets. -1 from column N on.
+    """
     if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
@@ -91,10 +94,14 @@ def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto"
     return reference.block_lists(masks, block)
 
 
-def gray_rank(masks: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
-    """int32 [N] masks taken as Gray code words -> the numbers they stand for, int32 [N] (F. Gray 1953)."""
+def part_ranks(masks: torch.Tensor, parts: int, volume: int, *, implementation: str = "auto") -> torch.Tensor:
+    """int32 [N] masks of V offsets -> int32 [G, N]: sorting them groups rows that are alike in a part of the offsets.
+
+    A rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << ceil(V / G) for part g of
+    G equal parts: all ranks of a part are below those of the next.
+    """
     if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.gray_rank(masks)
-    return reference.gray_to_binary(masks)
+        return triton.part_ranks(masks, parts, volume // parts)
+    return reference.part_ranks(masks, parts, volume // parts)

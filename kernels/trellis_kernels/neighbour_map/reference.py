@@ -47,11 +47,19 @@ def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
 
 
 def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
-    """int32 [N, V], rows taken in the order int32 [N] -> int32 [V, columns]: offsets outermost, -1 beyond N."""
-    count, volume = neighbours.shape
+    """int32 [N, V], int32 [G, N] -> int32 [V, columns], see the door."""
+    (count, volume), parts = neighbours.shape, order.shape[0]
     out = torch.full((volume, columns), -1, dtype=torch.int32, device=neighbours.device)
-    out[:, :count] = neighbours[order.to(torch.int64)].T
+    for v in range(volume):
+        out[v, :count] = neighbours[order[v * parts // volume].long(), v]
     return out
+
+
+def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
+    """int32 [N] -> int32 [parts, N], see the door; `bits` offsets a part."""
+    shifts = torch.arange(parts, dtype=torch.int32, device=masks.device)[:, None]
+    words = (masks >> (shifts * bits)) & ((1 << bits) - 1)
+    return gray_to_binary(words) | shifts << bits
 
 
 def gray_to_binary(code: torch.Tensor) -> torch.Tensor:

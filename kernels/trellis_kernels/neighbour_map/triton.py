@@ -85,13 +85,14 @@ def mask_kernel(neighbours, out, count, VOLUME: tl.constexpr, ROWS: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["count"])
-def rank_kernel(masks, out, count, BLOCK: tl.constexpr):
-    """Gray code words int32 [N] -> their numbers: each bit is the parity of the bits from the top down to it."""
+def rank_kernel(masks, out, count, BITS: tl.constexpr, BLOCK: tl.constexpr):
+    """Masks int32 [N] -> ranks int32 [parts, N]: bits of a word become the parity of the bits from the top to them."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    code = tl.load(masks + i, mask=i < count, other=0)
+    part = tl.program_id(1)
+    code = (tl.load(masks + i, mask=i < count, other=0) >> (part * BITS)) & ((1 << BITS) - 1)
     for k in tl.static_range(5):
         code ^= code >> (1 << k)
-    tl.store(out + i, code, mask=i < count)
+    tl.store(out + part.to(tl.int64) * count + i, code | part << BITS, mask=i < count)
 
 
 @triton.jit
@@ -119,16 +120,22 @@ def lists_kernel(masks, offsets, counts, count, LIST: tl.constexpr, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=["count"])
 def table_kernel(
-    neighbours, order, out, count, stride, VOLUME: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr
+    neighbours, order, out, count, stride,
+    VOLUME: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr,
 ):  # fmt: skip
-    """neighbours int32 [N, VOLUME] -> out int32 [VOLUME, stride]: column c holds row order[c], -1 from column N on."""
+    """neighbours int32 [N, VOLUME] -> out int32 [VOLUME, stride]: column c of part g is row order[g, c], -1 from N on.
+
+    A program takes the PART offsets of one part.
+    """
     c = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    v = tl.arange(0, PAD)
-    source = tl.load(order + c, mask=c < count, other=0).to(tl.int64)
-    inside = (c < count)[:, None] & (v < VOLUME)[None, :]
+    part = tl.program_id(1)
+    v = part * PART + tl.arange(0, PAD)
+    own = tl.arange(0, PAD) < PART
+    source = tl.load(order + part.to(tl.int64) * count + c, mask=c < count, other=0).to(tl.int64)
+    inside = (c < count)[:, None] & own[None, :]
     row = tl.load(neighbours + source[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
     at = out + v[:, None].to(tl.int64) * stride + c[None, :]
-    tl.store(at, tl.trans(row), mask=(v < VOLUME)[:, None] & (c < stride)[None, :])
+    tl.store(at, tl.trans(row), mask=own[:, None] & (c < stride)[None, :])
 
 
 def mask(neighbours: torch.Tensor) -> torch.Tensor:
@@ -144,12 +151,13 @@ def mask(neighbours: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def gray_rank(masks: torch.Tensor) -> torch.Tensor:
-    """int32 [N] -> int32 [N]."""
-    out = torch.empty_like(masks)
-    if masks.shape[0]:
+def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
+    """int32 [N] -> int32 [parts, N]; `bits` offsets a part."""
+    count = masks.shape[0]
+    out = torch.empty((parts, count), dtype=torch.int32, device=masks.device)
+    if count:
         with on_device(masks.device):
-            rank_kernel[(triton.cdiv(masks.shape[0], TILE),)](masks, out, masks.shape[0], BLOCK=TILE)
+            rank_kernel[(triton.cdiv(count, TILE), parts)](masks, out, count, BITS=bits, BLOCK=TILE)
     return out
 
 
@@ -165,13 +173,13 @@ def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Te
 
 
 def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
-    """int32 [N, V] in the order int32 [N] -> int32 [V, columns], -1 beyond N."""
-    count, volume = neighbours.shape
+    """int32 [N, V] in the orders int32 [G, N] of G parts of the offsets -> int32 [V, columns], -1 beyond N."""
+    (count, volume), parts = neighbours.shape, order.shape[0]
     out = torch.empty((volume, columns), dtype=torch.int32, device=neighbours.device)
-    pad = triton.next_power_of_2(volume)
+    pad = triton.next_power_of_2(volume // parts)
     if columns:
         with on_device(neighbours.device):
-            table_kernel[(triton.cdiv(columns, TILE // pad),)](
-                neighbours, order, out, count, columns, VOLUME=volume, ROWS=TILE // pad, PAD=pad
+            table_kernel[(triton.cdiv(columns, TILE // pad), parts)](
+                neighbours, order, out, count, columns, VOLUME=volume, PART=volume // parts, ROWS=TILE // pad, PAD=pad
             )
     return out

@@ -20,7 +20,8 @@ from trellis_kernels.choice import CPU, REFERENCE, TRITON, choose
 
 Layers = tuple[torch.Tensor, torch.Tensor]  # face and depth of the layer in front
 Run = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], Layers | None], tuple[torch.Tensor, ...]]
-OFFERED = (CPU, TRITON, REFERENCE)
+NVDIFFRAST = "nvdiffrast"
+OFFERED = (CPU, TRITON, NVDIFFRAST, REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ def _implementation(name: str) -> Run:
         from trellis_kernels.rasterise.cpu import rasterise_cpu
 
         return rasterise_cpu
+    if name == NVDIFFRAST:
+        from trellis_kernels.rasterise.nvdiffrast import rasterise_nvdiffrast
+
+        return rasterise_nvdiffrast
     if name == TRITON:
         from trellis_kernels.rasterise.triton import rasterise_triton
 

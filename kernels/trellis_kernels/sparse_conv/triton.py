@@ -14,53 +14,60 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
-from trellis_kernels.sparse_conv.plan import VISIT_ROWS, ConvPlan
+from trellis_kernels.neighbour_map.op import block_lists
+from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, ConvPlan, Parts, sequenced
 
 PROGRAMS = 1056  # of the weight gradient, eight for each multiprocessor of a large GPU
+SUM_BLOCK = 1024  # numbers of one program of the small kernels
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Size of a program's tile: rows, output columns, inner step, and how it is run."""
+    """Size of a program's tile: rows, output columns, inner step, and how it is run; parts of the kernel offsets."""
 
     rows: int
     columns: int
     inner: int
     warps: int
     stages: int
+    parts: int = 1
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "blocks", "length"])
 def forward_kernel(
-    feats, weights, bias, out, order, column, slot, table, offsets, counts, sequence, count, stride,
-    CI: tl.constexpr, CO: tl.constexpr, VOLUME: tl.constexpr, BIASED: tl.constexpr, CHILDREN: tl.constexpr,
-    MIRRORED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    feats, weights, bias, out, order, column, slot, table, offsets, counts, sequence, count, blocks, length, stride,
+    CI: tl.constexpr, CO: tl.constexpr, VOLUME: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr,
+    CHILDREN: tl.constexpr, MIRRORED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """feats [N, CI] -> out [M, CO]; one program takes a block of BM rows of `order` and BN columns.
+    """feats [N, CI] -> out [count, CO], or fp32 [PARTS, count, CO] sums over one part of the kernel offsets each.
 
-    Row m of the order reads column m of the table (column[m] with CHILDREN) and writes row order[m] of out; m >= count
-    and rows below 0 write nothing. With CHILDREN all rows of a block are children of number slot[block], and the
-    weights have 8 CO outputs, of which these rows take CO from slot * CO on.
+    A program takes a block of BM of the `length` rows of a part's order, and BN columns. Row m of the order reads
+    column m of the table (column[m] with CHILDREN) and writes row order[m] of out; rows below 0 write nothing. With
+    CHILDREN all rows of a block are children of number slot[block], and the weights have 8 CO outputs, of which these
+    rows take CO from slot * CO on.
     weights: [outputs, V, CI] as checkpoints have them, or with MIRRORED [CI, V, CO] read at offset V - 1 - v: the
     gradient to the feats of a convolution from CO to CI channels.
     """
     TILES: tl.constexpr = (CO + BN - 1) // BN
     STEPS: tl.constexpr = (CI + BK - 1) // BK
-    block = tl.load(sequence + tl.program_id(0) // TILES)
+    unit = tl.load(sequence + tl.program_id(0) // TILES)
+    part = unit // blocks
+    block = unit % blocks
     m = block * BM + tl.arange(0, BM)
     n = (tl.program_id(0) % TILES) * BN + tl.arange(0, BN)
     inside = n < CO
-    target = tl.load(order + m, mask=m < count, other=-1)
+    target = tl.load(order + part * length + m, mask=m < length, other=-1)
     place = m
     first = 0
     if CHILDREN:
-        place = tl.load(column + m, mask=m < count, other=0)
+        place = tl.load(column + part * length + m, mask=m < length, other=0)
         first = tl.load(slot + block) * CO
-    entries = offsets + block.to(tl.int64) * 32
+    entries = offsets + unit.to(tl.int64) * 32
     entry = tl.load(entries).to(tl.int64)  # an offset's number, and the next one's times 256
     source = tl.load(table + (entry & 255) * stride + place)
     total = tl.zeros((BM, BN), tl.float32)
-    for t in range(tl.load(counts + block) * STEPS):
+    for t in range(tl.load(counts + unit) * STEPS):
         v = entry & 255
         k = (t % STEPS) * BK + tl.arange(0, BK)
         exists = (source >= 0)[:, None]
@@ -82,16 +89,36 @@ def forward_kernel(
         else:
             entry = tl.load(entries + (t + 1) // STEPS).to(tl.int64)
             source = tl.load(table + (entry & 255) * stride + place)
-    if BIASED:
+    if BIASED and PARTS == 1:
         total += tl.load(bias + first + n, mask=inside, other=0.0).to(tl.float32)[None, :]
-    at = out + target[:, None].to(tl.int64) * CO + n[None, :]
+    row = part.to(tl.int64) * count + target
+    at = out + row[:, None] * CO + n[None, :]
     tl.store(at, total.to(out.dtype.element_ty), mask=(target >= 0)[:, None] & inside[None, :])
+
+
+@triton.jit(do_not_specialize=["count"])
+def sum_kernel(
+    partial, bias, slots, out, count,
+    CO: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr, CHILDREN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """partial fp32 [PARTS, count, CO] -> out [count, CO]: sums, plus the bias (of the row's child number)."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    size = count.to(tl.int64) * CO
+    total = tl.load(partial + i, mask=i < size, other=0.0)
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(partial + part * size + i, mask=i < size, other=0.0)
+    if BIASED:
+        n = i % CO
+        if CHILDREN:
+            n += (tl.load(slots + i // CO, mask=i < size, other=0) & 7) * CO
+        total += tl.load(bias + n, mask=i < size, other=0.0).to(tl.float32)
+    tl.store(out + i, total.to(out.dtype.element_ty), mask=i < size)
 
 
 @triton.jit
 def weight_kernel(
     feats, grad, partial, table, order, visits, counts, count, stride, blocks, volume,
-    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr,
+    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLITS, CO, V, CI]: sums of grad[target]^T feats[source] over a share of an offset's blocks of rows."""
@@ -103,12 +130,13 @@ def weight_kernel(
     n = (tile % TILES) * BN + tl.arange(0, BN)
     p = tl.arange(0, BP)
     column = table + v.to(tl.int64) * stride
+    own = order + (v * PARTS // volume) * count
     used = tl.load(counts + v)
     begin, end = used * split // SPLITS, used * (split + 1) // SPLITS
     entries = visits + v.to(tl.int64) * blocks
     row = tl.load(entries + tl.minimum(begin, blocks - 1)) * BP + p
     source = tl.load(column + row)
-    target = tl.load(order + row, mask=row < count, other=0)
+    target = tl.load(own + row, mask=row < count, other=0)
     ahead = tl.load(entries + tl.minimum(begin + 1, blocks - 1))
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(begin, end):
@@ -118,10 +146,53 @@ def weight_kernel(
         total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
         row = ahead * BP + p
         source = tl.load(column + row)
-        target = tl.load(order + row, mask=row < count, other=0)
+        target = tl.load(own + row, mask=row < count, other=0)
         ahead = tl.load(entries + tl.minimum(t + 2, blocks - 1))
     place = ((split * CO + m[:, None]).to(tl.int64) * volume + v) * CI + n[None, :]
     tl.store(partial + place, total.to(partial.dtype.element_ty), mask=(m < CO)[:, None] & (n < CI)[None, :])
+
+
+@triton.jit
+def child_places(ranks, parents, BLOCK: tl.constexpr):
+    """Of the eight child numbers: where their blocks of rows begin, how long these are, and their ranks before that."""
+    k = tl.arange(0, 8)
+    last = tl.load(ranks + (k + 1) * parents - 1)
+    before = tl.load(ranks + k * parents - 1, mask=k > 0, other=0)
+    size = (last - before + BLOCK - 1) // BLOCK * BLOCK
+    return tl.cumsum(size, axis=0) - size, size, before
+
+
+@triton.jit(do_not_specialize=["parents", "length"])
+def group_kernel(
+    rows, order, mask, ranks, target, column, masks, parents, length, BITS: tl.constexpr, BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """Puts children where `ChildRows` wants them; ranks int32 [G, 8, parents]: how many exist up to each."""
+    i = tl.program_id(0).to(tl.int64) * WIDE + tl.arange(0, WIDE)
+    part = tl.program_id(1).to(tl.int64)
+    number, c = i // parents, i % parents
+    inside = i < 8 * parents
+    parent = tl.load(order + part * parents + c, mask=inside, other=0).to(tl.int64)
+    child = tl.load(rows + parent * 8 + number, mask=inside, other=-1)
+    begin, _size, before = child_places(ranks + part * 8 * parents, parents, BLOCK)
+    own = tl.arange(0, 8)[None, :] == number[:, None]
+    shift = tl.sum(tl.where(own, (begin - before)[None, :], 0), axis=1)
+    rank = tl.load(ranks + part * 8 * parents + i, mask=inside, other=0)
+    place = part * length + rank - 1 + shift
+    exists = inside & (child >= 0)
+    bits = (((1 << BITS) - 1) << (part * BITS)).to(tl.int32)
+    tl.store(target + place, child, mask=exists)
+    tl.store(column + place, c.to(tl.int32), mask=exists)
+    tl.store(masks + place, tl.load(mask + parent, mask=exists, other=0) & bits, mask=exists)
+
+
+@triton.jit(do_not_specialize=["parents", "blocks"])
+def number_kernel(ranks, slot, parents, blocks, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """slot int32 [blocks]: the child number of each block of rows."""
+    b = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
+    begin, size, _before = child_places(ranks, parents, BLOCK)
+    over = (begin + size)[None, :] <= (b * BLOCK)[:, None]
+    tl.store(slot + b, tl.minimum(tl.sum(over.to(tl.int32), axis=1), 7), mask=b < blocks)
 
 
 def fit(channels: int, most: int) -> int:
@@ -129,28 +200,38 @@ def fit(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def forward_tile(inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
-    """Tile of the forward kernel for Ci, Co and a dtype."""
+def offset_parts(count: int, channels: int) -> int:
+    """Into how many parts to take the kernel offsets of `count` rows.
+
+    Few rows have few that are alike in all offsets; summing the parts moves memory, many channels have work to hide it.
+    """
+    if channels < 512:
+        return 1
+    return 9 if count <= 4096 else 3
+
+
+def forward_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
+    """Tile of the forward kernel for rows, Ci, Co and a dtype: the fastest at the decoder's levels on an H200."""
+    parts = offset_parts(count, min(inputs, outputs))
     if dtype == torch.float32:
-        return Tile(64, fit(outputs, 64), fit(inputs, 32), 4, 2)
-    columns = fit(outputs, 128)  # the choices below: fastest of twelve tiles at the decoder's levels on an H200
-    if columns < 128:
-        return Tile(128, columns, fit(inputs, 64), 4, 4)
-    return Tile(128, columns, fit(inputs, 64), 8 if inputs >= 1024 else 4, 3)
+        return Tile(64, fit(outputs, 64), fit(inputs, 32), 4, 2, parts)
+    columns, inner = fit(outputs, 256), fit(inputs, 64)
+    if columns == 256:
+        return Tile(128, columns, inner, 8, 4 if inputs < 512 else 3, parts)
+    return Tile(128, columns, inner, 4, 3 if columns == 128 else 2, parts)
 
 
-def children_tile(inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
+def children_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
     """Like `forward_tile`, for outputs of one child."""
-    tile = forward_tile(inputs, outputs, dtype)
-    return Tile(64, 128, 64, 4, 4) if inputs >= 1024 and tile.columns == 128 and dtype != torch.float32 else tile
+    return forward_tile(count, inputs, outputs, dtype)
 
 
-def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
+def weight_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
     """Tile of the weight gradient: `rows` output channels, `columns` input channels, `inner` rows of voxels a step."""
+    parts = offset_parts(count, min(inputs, outputs))
     if dtype == torch.float32:
-        return Tile(fit(outputs, 64), fit(inputs, 64), VISIT_ROWS, 4, 2)
-    rows, columns = fit(outputs, 128), fit(inputs, 128)
-    return Tile(rows, columns, VISIT_ROWS, 8 if rows * columns > 64 * 64 else 4, 3)
+        return Tile(fit(outputs, 64), fit(inputs, 64), VISIT_ROWS, 4, 2, parts)
+    return Tile(fit(outputs, 128), fit(inputs, 128), VISIT_ROWS, 4, 3, parts)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -173,21 +254,12 @@ def forward(
     """
     count, inputs = plan.neighbours.shape[0], feats.shape[1]
     outputs = weights.shape[2 if mirrored else 0]
-    out = feats.new_empty((count, outputs))
+    tile = tile or forward_tile(count, inputs, outputs, feats.dtype)
     if count == 0 or outputs == 0:
-        return out
-    tile = tile or forward_tile(inputs, outputs, feats.dtype)
-    blocks = plan.blocks(tile.rows)
-    grid = (triton.cdiv(count, tile.rows) * triton.cdiv(outputs, tile.columns),)
-    with on_device(feats.device):
-        forward_kernel[grid](
-            feats, weights, weights if bias is None else bias, out, plan.order, plan.order, plan.order, plan.table,
-            blocks.offsets, blocks.counts, blocks.sequence, count, plan.table.shape[1], CI=inputs, CO=outputs,
-            VOLUME=weights.shape[1], BIASED=bias is not None, CHILDREN=False, MIRRORED=mirrored,
-            BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
-    return out
+        return feats.new_empty((count, outputs))
+    parts = plan.parts(tile.parts)
+    rows = Rows(parts.order, parts.order, parts.order, parts.blocks(tile.rows), count)
+    return run_forward(feats, weights, bias, parts, rows, tile, mirrored=mirrored)
 
 
 def children_forward(
@@ -200,21 +272,82 @@ def children_forward(
 ) -> torch.Tensor:
     """feats [P, Ci], weights as stored [8 c, V, Ci], bias [8 c], slots int64 [M] parent * 8 + child -> [M, c]."""
     inputs, outputs, count = feats.shape[1], weights.shape[0] // 8, slots.shape[0]
-    out = feats.new_empty((count, outputs))
     if count == 0 or outputs == 0:
-        return out
-    tile = tile or children_tile(inputs, outputs, feats.dtype)
-    rows = plan.children(slots, tile.rows)
-    grid = (rows.slot.shape[0] * triton.cdiv(outputs, tile.columns),)
+        return feats.new_empty((count, outputs))
+    tile = tile or children_tile(count, inputs, outputs, feats.dtype)
+    parts = plan.parts(tile.parts)
+    known = parts.child_rows.get(tile.rows)
+    if known is None or known[0] is not slots:
+        known = parts.child_rows[tile.rows] = slots, group_children(parts, slots, tile.rows)
+    children = known[1]
+    rows = Rows(children.target, children.column, children.slot, children.blocks, count, slots)
+    return run_forward(feats, weights, bias, parts, rows, tile)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What blocks of rows compute."""
+
+    target: torch.Tensor  # int32 [G, L] row of the output, -1 = none
+    column: torch.Tensor  # int32 [G, L] column of the table, for children
+    slot: torch.Tensor  # int32 [L / block] number of a block's children
+    blocks: Blocks
+    count: int  # rows of the output
+    slots: torch.Tensor | None = None  # int64 [count] of the children
+
+
+def run_forward(
+    feats: torch.Tensor,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None,
+    parts: Parts,
+    rows: Rows,
+    tile: Tile,
+    *,
+    mirrored: bool = False,
+) -> torch.Tensor:
+    """The convolution of the rows, its parts added up."""
+    children, count, inputs = rows.slots is not None, rows.count, feats.shape[1]
+    outputs = weights.shape[0] // 8 if children else weights.shape[2 if mirrored else 0]
+    groups, length = rows.target.shape
+    blocks = rows.blocks.counts.shape[0] // groups
+    out = feats.new_empty((count, outputs))
+    sums = out if groups == 1 else torch.empty((groups, count, outputs), dtype=torch.float32, device=feats.device)
+    added = weights if bias is None else bias
     with on_device(feats.device):
-        forward_kernel[grid](
-            feats, weights, weights if bias is None else bias, out, rows.target, rows.column, rows.slot, plan.table,
-            rows.blocks.offsets, rows.blocks.counts, rows.blocks.sequence, rows.target.shape[0], plan.table.shape[1],
-            CI=inputs, CO=outputs, VOLUME=weights.shape[1], BIASED=bias is not None, CHILDREN=True, MIRRORED=False,
-            BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
+        forward_kernel[(groups * blocks * triton.cdiv(outputs, tile.columns),)](
+            feats, weights, added, sums, rows.target, rows.column, rows.slot, parts.table,
+            rows.blocks.offsets, rows.blocks.counts, rows.blocks.sequence, count, blocks, length, parts.table.shape[1],
+            CI=inputs, CO=outputs, VOLUME=weights.shape[1], PARTS=groups, BIASED=bias is not None, CHILDREN=children,
+            MIRRORED=mirrored, BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
+        if groups > 1:
+            sum_kernel[(triton.cdiv(count * outputs, SUM_BLOCK),)](
+                sums, added, rows.target if rows.slots is None else rows.slots, out, count, CO=outputs, PARTS=groups,
+                BIASED=bias is not None, CHILDREN=children, BLOCK=SUM_BLOCK,
+            )  # fmt: skip
     return out
+
+
+def group_children(parts: Parts, slots: torch.Tensor, block: int) -> ChildRows:
+    """Children `slots` (int64 [M] parent * 8 + child) by number, then by their parents' order."""
+    (groups, parents), count, device = parts.order.shape, slots.shape[0], slots.device
+    rows = torch.full((8 * parents,), -1, dtype=torch.int32, device=device)
+    rows[slots] = torch.arange(count, dtype=torch.int32, device=device)
+    exists = rows.view(parents, 8)[parts.order].transpose(1, 2) >= 0
+    ranks = exists.reshape(groups, -1).cumsum(1, dtype=torch.int32)
+    blocks = -(-count // block) + 8
+    target = torch.full((groups, blocks * block), -1, dtype=torch.int32, device=device)
+    column, masks = torch.zeros_like(target), torch.zeros_like(target)
+    slot = torch.empty(blocks, dtype=torch.int32, device=device)
+    with on_device(device):
+        group_kernel[(triton.cdiv(8 * parents, SUM_BLOCK), groups)](
+            rows, parts.order, parts.mask, ranks, target, column, masks, parents, blocks * block,
+            BITS=parts.neighbours.shape[1] // groups, BLOCK=block, WIDE=SUM_BLOCK,
+        )  # fmt: skip
+        number_kernel[(triton.cdiv(blocks, SUM_BLOCK),)](ranks, slot, parents, blocks, BLOCK=block, WIDE=SUM_BLOCK)
+    return ChildRows(target, column, slot, sequenced(*block_lists(masks.flatten(), block)))
 
 
 def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, tile: Tile | None = None) -> torch.Tensor:
@@ -222,16 +355,18 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     (count, inputs), outputs, volume = feats.shape, grad.shape[1], plan.neighbours.shape[1]
     if count == 0:
         return feats.new_zeros((outputs, volume, inputs))
-    tile = tile or weight_tile(inputs, outputs, feats.dtype)
+    tile = tile or weight_tile(count, inputs, outputs, feats.dtype)
     tiles = triton.cdiv(outputs, tile.rows) * triton.cdiv(inputs, tile.columns)
     splits = max(1, min(PROGRAMS // (tiles * volume), count // 1024))
-    visits, counts = plan.visits
+    parts = plan.parts(tile.parts)
+    visits, counts = parts.visits
     exact = torch.float32 if splits > 1 else feats.dtype
     partial = torch.empty((splits, outputs, volume, inputs), dtype=exact, device=feats.device)
     with on_device(feats.device):
         weight_kernel[(tiles * splits, volume)](
-            feats, grad, partial, plan.table, plan.order, visits, counts, count, plan.table.shape[1], visits.shape[1],
-            volume, CI=inputs, CO=outputs, SPLITS=splits, BM=tile.rows, BN=tile.columns, BP=VISIT_ROWS,
-            PRECISION=precision(feats.dtype), num_warps=tile.warps, num_stages=tile.stages,
+            feats, grad, partial, parts.table, parts.order, visits, counts, count, parts.table.shape[1],
+            visits.shape[1], volume, CI=inputs, CO=outputs, SPLITS=splits, PARTS=parts.order.shape[0],
+            BM=tile.rows, BN=tile.columns, BP=VISIT_ROWS, PRECISION=precision(feats.dtype),
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     return partial[0] if splits == 1 else partial.sum(dim=0).to(feats.dtype)
