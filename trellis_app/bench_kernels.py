@@ -24,6 +24,7 @@ BY_VOXELS = (
     "dual_grid_faces",
     "mesh_links",
     "edge_collapse",
+    "row_ops",
 )
 ONCE = ("rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own
 OPS = BY_VOXELS + ONCE
