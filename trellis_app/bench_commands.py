@@ -131,11 +131,23 @@ def _add_kernels(kinds: Subparsers) -> None:
     kernels.set_defaults(run=_bench_kernels)
 
 
+def _note(line: str) -> None:
+    """Progress, and what is for reading."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _told(report: object, text: str = "") -> int:
+    """The report for reading, then as the last line for programs; returns the exit code."""
+    if text:
+        _note(text)
+    sys.stdout.write(f"{json.dumps(report)}\n")
+    return 0
+
+
 def _bench_generate(options: argparse.Namespace) -> int:
     from trellis_app.bench import bench_generate
 
-    print(json.dumps(bench_generate(options.picture, options.runs, options.arguments)))
-    return 0
+    return _told(bench_generate(options.picture, options.runs, options.arguments))
 
 
 def _bench_export(options: argparse.Namespace) -> int:
@@ -147,20 +159,14 @@ def _bench_export(options: argparse.Namespace) -> int:
     device = str(choose_device(options.device))
     made = {"walls": options.walls, "kind": options.surface_kind}
     report = bench_export(sizes, finish, runs=options.runs, device=device, **made)
-    print(table(report), file=sys.stderr)
-    print(json.dumps(report))
-    return 0
+    return _told(report, table(report))
 
 
 def _bench_surfaces(options: argparse.Namespace) -> int:
     from trellis_app.bench_surfaces import bench_surfaces
 
-    def note(line: str) -> None:
-        print(line, file=sys.stderr)
-
     sizes = {"sets": options.random, "resolution": options.resolution, "limit": options.limit, "jobs": options.jobs}
-    print(json.dumps(bench_surfaces(options.library, options.golden, note=note, **sizes)))
-    return 0
+    return _told(bench_surfaces(options.library, options.golden, note=_note, **sizes))
 
 
 def _bench_quality(options: argparse.Namespace) -> int:
@@ -170,8 +176,7 @@ def _bench_quality(options: argparse.Namespace) -> int:
         options.library, options.resolution, FinishOptions(faces=options.faces, texture_size=options.texture_size),
         options.limit, tuple(filter(None, options.names.split(","))), options.jobs, options.pictures, options.worst,
     )  # fmt: skip
-    print(json.dumps(bench_quality(chosen, note=print)))
-    return 0
+    return _told(bench_quality(chosen, note=_note))
 
 
 def _bench_kernels(options: argparse.Namespace) -> int:
@@ -180,8 +185,8 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 
     ops = options.op.split(",") if options.op else list(OPS)
     sizes = [int(size) for size in options.resolution.split(",")]
-    report = bench_kernels(ops, sizes, choose_device(options.device), note=lambda text: print(text, file=sys.stderr))
-    print(json.dumps(report))
+    report = bench_kernels(ops, sizes, choose_device(options.device), note=_note)
+    _told(report)
     return 1 if any("failed" in row for row in report["rows"]) else 0
 
 
@@ -194,9 +199,7 @@ def _bench_pipeline(options: argparse.Namespace) -> int:
     finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
     chosen = PipelineOptions(options.runs, options.memory_budget, finish, options.precision)
     report = bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen)
-    print(table(report), file=sys.stderr)
-    print(json.dumps(report))
-    return 0
+    return _told(report, table(report))
 
 
 def _bench_batch(options: argparse.Namespace) -> int:
@@ -206,17 +209,14 @@ def _bench_batch(options: argparse.Namespace) -> int:
     finish = FinishOptions(faces=500_000, texture_size=2048)
     chosen = BatchOptions(options.count, options.together, options.runs, options.memory_budget, finish)
     report = bench_batch(options.resolution.split(","), choose_device(options.device), chosen)
-    print(table(report), file=sys.stderr)
-    print(json.dumps(report))
-    return 0
+    return _told(report, table(report))
 
 
 def _bench_serve(options: argparse.Namespace) -> int:
     from trellis_app.bench_serve import ServeOptions, bench_serve
 
     chosen = ServeOptions(options.picture, options.workers, options.requests, options.resolution)
-    print(json.dumps(bench_serve(settings_of(options), chosen)))
-    return 0
+    return _told(bench_serve(settings_of(options), chosen))
 
 
 def _bench_loading(options: argparse.Namespace) -> int:
@@ -224,9 +224,7 @@ def _bench_loading(options: argparse.Namespace) -> int:
     from trellis_app.devices import choose_device
 
     report = bench_loading(options.preset, choose_device(options.device), options.folder)
-    print(table(report), file=sys.stderr)
-    print(json.dumps(report))
-    return 0
+    return _told(report, table(report))
 
 
 def _bench_out_of_memory(options: argparse.Namespace) -> int:
@@ -235,6 +233,4 @@ def _bench_out_of_memory(options: argparse.Namespace) -> int:
 
     resolution, device = options.resolution.split(",")[0], choose_device(options.device)
     report = bench_out_of_memory(resolution, device, options.memory_budget)
-    print(table(report), file=sys.stderr)
-    print(json.dumps(report))
-    return 0
+    return _told(report, table(report))
