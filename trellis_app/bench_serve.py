@@ -32,7 +32,9 @@ class ServeOptions:
 
 
 def bench_serve(settings: AppSettings, options: ServeOptions) -> dict[str, Any]:
-    """All requests at once to one worker, then to several, after one request each to warm them up.
+    """The requests to one worker, then to several, after one request each to warm them up.
+
+    They wait in a queue that lets through as many as there are workers, as the page's does.
 
     On a CPU the cores are divided as they will be for the several, so that the ratio tells what more workers bring.
     `same` says that every asset came out alike, to the bit.
@@ -44,9 +46,9 @@ def bench_serve(settings: AppSettings, options: ServeOptions) -> dict[str, Any]:
     with cluster(share):
         for count in (1, options.workers):
             with deployed(settings, share, count) as workers:
-                _all(workers, options, range(count))
+                _all(workers, options, count, range(count))
                 begun = time.perf_counter()
-                made[str(count)] = _all(workers, options, range(options.requests))
+                made[str(count)] = _all(workers, options, count, range(options.requests))
                 seconds[str(count)] = round(time.perf_counter() - begun, 2)
     one, several = made["1"], made[str(options.workers)]
     return {
@@ -59,8 +61,8 @@ def bench_serve(settings: AppSettings, options: ServeOptions) -> dict[str, Any]:
     }
 
 
-def _all(workers: Workers, options: ServeOptions, seeds: Sequence[int]) -> list[OVoxel]:
-    """What as many visitors as there are seeds get, who all ask at once."""
+def _all(workers: Workers, options: ServeOptions, at_once: int, seeds: Sequence[int]) -> list[OVoxel]:
+    """The assets of all seeds."""
     prepared = workers.prepare(read_picture(options.picture), CutoutOptions())
 
     def visit(seed: int) -> OVoxel:
@@ -68,7 +70,7 @@ def _all(workers: Workers, options: ServeOptions, seeds: Sequence[int]) -> list[
         events = list(workers.generate(prepared, request))
         return next(event.result for event in events if isinstance(event.result, OVoxel))
 
-    with ThreadPoolExecutor(len(seeds)) as visitors:
+    with ThreadPoolExecutor(at_once) as visitors:
         return list(visitors.map(visit, seeds))
 
 
