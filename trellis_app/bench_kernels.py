@@ -26,7 +26,7 @@ BY_VOXELS = (
     "edge_collapse",
     "row_ops",
 )
-ONCE = ("rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own
+ONCE = ("attention", "rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own
 OPS = BY_VOXELS + ONCE
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from benchmarks.workload import Peer
+from trellis_kernels.attention import flash
+from trellis_kernels.attention.op import Rows
 from trellis_kernels.choice import installed
 
 FLEX_GEMM = "flex_gemm"
+FLASH_ATTENTION = "flash_attn_interface"
 
 
 def flex_gemm_conv(
@@ -53,3 +57,12 @@ def with_gradients(run: Callable[[], torch.Tensor], leaves: list[torch.Tensor], 
     """The result of `run` and its gradients to the leaves."""
     out = run()
     return (out.detach(), *torch.autograd.grad(out, leaves, grad))
+
+
+def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Rows, keys: Rows) -> Peer | None:
+    """flash-attn 3, whether or not the op takes it."""
+    if not q.is_cuda:
+        return None
+    if flash.interface() is None:
+        return Peer(FLASH_ATTENTION, None)
+    return Peer(FLASH_ATTENTION, partial(torch.inference_mode()(flash.attend), q, k, v, queries, keys))

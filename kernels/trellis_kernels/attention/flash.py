@@ -13,7 +13,6 @@ from trellis_kernels.choice import installed
 if TYPE_CHECKING:
     from trellis_kernels.attention.op import Rows
 
-DTYPES = (torch.float16, torch.bfloat16)
 GENERATION = 9  # the major compute capability it is written for
 
 
@@ -29,16 +28,27 @@ def interface() -> Any:
 
 
 def usable(q: torch.Tensor) -> bool:
-    """Whether it can serve queries of this dtype on their device, without gradients."""
-    if not q.is_cuda or q.dtype not in DTYPES or torch.is_grad_enabled():
+    """Whether it can serve queries [N, H, D] like these, without gradients."""
+    return q.is_cuda and not torch.is_grad_enabled() and _serves(q.dtype, q.shape[2], q.device)
+
+
+@cache
+def _serves(dtype: torch.dtype, width: int, device: torch.device) -> bool:
+    """Whether the installed build has this dtype and width of heads: tried once, since builds differ in both."""
+    if torch.cuda.get_device_capability(device)[0] != GENERATION or interface() is None:
         return False
-    return torch.cuda.get_device_capability(q.device)[0] == GENERATION and interface() is not None
+    row = torch.zeros(1, 1, 1, width, dtype=dtype, device=device)
+    try:
+        interface().flash_attn_func(row, row, row)
+    except RuntimeError:
+        return False
+    return True
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Rows, keys: Rows) -> torch.Tensor:
     """Arguments as of `op.attend`; raises ValueError where `usable` says no."""
     if not usable(q):
-        raise ValueError(f"flash-attn 3 serves half precision on Hopper GPUs without gradients, got {q.dtype}")
+        raise ValueError(f"no flash-attn 3 is here for {q.dtype} with heads of {q.shape[2]} without gradients")
     items = len(queries.lengths)
     if queries.uniform and keys.uniform:
         split = [rows.unflatten(0, (items, len(rows) // items)) for rows in (q, k, v)]

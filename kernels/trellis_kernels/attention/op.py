@@ -16,7 +16,8 @@ from trellis_kernels.choice import REFERENCE, TORCH
 
 CUDNN, FLASH3 = "cudnn", "flash3"
 OFFERED = (REFERENCE, TORCH, CUDNN, FLASH3)
-_CUDNN_FIRST = (9, 10)  # major compute capabilities where cuDNN's kernel is the faster one of torch's
+CUDNN_FIRST = (9, 10)  # major compute capabilities where cuDNN's kernel is the faster one of torch's
+FLASH3_FROM = 4096  # rows of an item from which flash-attn 3 was measured to be faster than cuDNN
 
 
 class Rows(Protocol):
@@ -68,7 +69,7 @@ def attend(
     """
     if len(queries.lengths) != len(keys.lengths):
         raise ValueError(f"queries have {len(queries.lengths)} batch items, keys have {len(keys.lengths)}")
-    chosen = _fastest(q) if implementation == "auto" else implementation
+    chosen = _fastest(q, queries) if implementation == "auto" else implementation
     if chosen not in OFFERED:
         raise ValueError(f"implementation must be auto or one of {', '.join(OFFERED)}, got {chosen!r}")
     if queries.total == 0:
@@ -80,9 +81,10 @@ def attend(
     return sdpa.attend(q, k, v, queries, keys, cudnn_first=chosen == CUDNN)
 
 
-def _fastest(q: torch.Tensor) -> str:
+def _fastest(q: torch.Tensor, queries: Rows) -> str:
     """What was measured to be the fastest for such queries on their device."""
     if not q.is_cuda or torch.is_grad_enabled():
         return TORCH
-    major = torch.cuda.get_device_capability(q.device)[0]
-    return CUDNN if major in _CUDNN_FIRST else TORCH
+    if queries.longest >= FLASH3_FROM and flash.usable(q):
+        return FLASH3
+    return CUDNN if torch.cuda.get_device_capability(q.device)[0] in CUDNN_FIRST else TORCH
