@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trellis_app.cli_flags import settings_of
-from trellis_app.settings import PROJECT_ROOT, SURFACE_MODES, FinishOptions
+from trellis_app.settings import PRECISIONS, PROJECT_ROOT, SURFACE_MODES, FinishOptions
 
 Subparsers = Any  # argparse keeps the type of its subparsers private
 
@@ -80,7 +80,7 @@ def _add_pipeline(kinds: Subparsers) -> None:
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
     pipeline.add_argument("--resolution", default="512,1024,1536", help="comma-separated; 1024 and 1536 by cascade")
     pipeline.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
-    pipeline.add_argument("--precision", choices=("bf16", "fp8"), default="bf16", help="of the flows")
+    pipeline.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of the flows")
     pipeline.add_argument("--no-finish", action="store_true", help="stop before the mesh is simplified and textured")
     pipeline.add_argument(
         "--out-of-memory", action="store_true",

@@ -114,6 +114,7 @@ class ImageTo3D(Catalogue):
             encoder=load_image_encoder(bundle, device, original=original),
             matte=matte or load_matte(bundle, device, original=original),
             memory_budget_gb=settings.memory_budget_gb,
+            precision=settings.precision,
         )
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:

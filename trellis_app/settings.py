@@ -13,6 +13,7 @@ from trellis_app.errors import SettingsError
 ALPHA_MODES = ("auto", "opaque", "mask", "blend")
 SURFACE_MODES = ("single", "watertight", "decoded")
 TEXTURE_FORMATS = ("png", "jpeg", "webp")
+PRECISIONS = ("bf16", "fp8")
 MAX_SEED = 2**31 - 1
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -150,11 +151,14 @@ class AppSettings:
     output_folder: Path = PROJECT_ROOT / "outputs"
     on_space: bool = False
     workers: int = 0  # processes with a pipeline each; 0: the pipeline runs in this one
+    precision: str = "bf16"  # of the flows on a GPU; fp8 halves their weights and is a little less exact
     original_encoders: bool = False  # the gated DINOv3 and RMBG-2.0 that the 4B bundle names, not their open twins
 
     def __post_init__(self) -> None:
         _check("The port", self.port, 0, 65_535)
         _check("The number of workers", self.workers, 0, 64)
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"The precision is {self.precision!r}.", f"Choose one of {', '.join(PRECISIONS)}.")
         if self.memory_budget_gb is not None:
             _check("The memory budget in GB", self.memory_budget_gb, 1.0, 1024.0)
 
@@ -180,5 +184,6 @@ def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
         output_folder=Path(env.get("TRELLIS_OUTPUT", str(PROJECT_ROOT / "outputs"))),
         on_space=on_space,
         workers=workers,
+        precision=env.get("TRELLIS_PRECISION", "bf16"),
         original_encoders=env.get("TRELLIS_ORIGINAL_ENCODERS", "0") not in ("", "0"),
     )

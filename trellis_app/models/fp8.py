@@ -2,8 +2,6 @@
 
 Weights carry one factor for each output, activations one for each row, found anew in every pass; products are summed in
 float32. Keys and values of the picture, computed once an asset, stay as they are.
-
-Only the benchmark offers it: on an H200 the latents of 12 steps were not numbers (BENCHMARKS.md).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from trellis_app.settings import AppSettings, app_settings
+from trellis_app.settings import PRECISIONS, AppSettings, app_settings
 
 
 def parse_settings(arguments: list[str] | None = None) -> AppSettings:
@@ -17,6 +17,7 @@ def parse_settings(arguments: list[str] | None = None) -> AppSettings:
     parser.add_argument("--bundle", help="auto, mini, a folder, or owner/name on the Hugging Face hub")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--memory-budget-gb", type=float, help="GPU memory that the models may use")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the flows on a GPU")
     parser.add_argument(
         "--original-encoders", action="store_true", default=None, help="the gated DINOv3 and RMBG-2.0 of the 4B bundle"
     )
