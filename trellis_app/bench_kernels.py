@@ -26,7 +26,14 @@ BY_VOXELS = (
     "edge_collapse",
     "row_ops",
 )
-ONCE = ("attention", "rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own
+ONCE = (
+    "attention",
+    "row_ops",
+    "rasterise",
+    "voxel_octree",
+    "mesh_to_dual_grid",
+    "mesh_attributes",
+)  # with sizes of their own
 OPS = BY_VOXELS + ONCE
 
 
