@@ -26,14 +26,7 @@ BY_VOXELS = (
     "edge_collapse",
     "row_ops",
 )
-ONCE = (
-    "attention",
-    "row_ops",
-    "rasterise",
-    "voxel_octree",
-    "mesh_to_dual_grid",
-    "mesh_attributes",
-)  # with sizes of their own
+ONCE = ("attention", "rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own
 OPS = BY_VOXELS + ONCE
 
 
