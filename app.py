@@ -59,7 +59,7 @@ if __name__ == "__main__":
                 WORK = Work(them.catalogue, them.prepare, them.generate, them.finish, them.texture)
             else:
                 PIPELINE = ImageTo3D.load(SETTINGS)
-                warm_up(PIPELINE)
+                warm_up(PIPELINE, rest=not SETTINGS.on_space)
                 WORK = Work(PIPELINE, prepare, generate, finish, colour)
             build_ui(WORK, SETTINGS).launch(**launch_options(SETTINGS))
     except TrellisError as error:

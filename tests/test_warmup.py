@@ -5,8 +5,9 @@ import torch
 
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.export.finish import decoded_surface
+from trellis_app.mesh import hidden, orient, repair, surface_net
 from trellis_app.pipeline import ImageTo3D
-from trellis_app.warmup import SIDE, voxel_sheet, warm_up
+from trellis_app.warmup import SIDE, leaky_vessel, voxel_sheet, warm_up, warm_up_later
 from trellis_app.weights import load_bundle
 
 
@@ -19,3 +20,22 @@ def test_the_sheet_is_one_flat_surface():
 def test_warm_up_leaves_the_pipeline_ready(tmp_path):
     pipeline = ImageTo3D(load_bundle(write_tiny_bundle(tmp_path)), torch.device("cpu"))
     assert warm_up(pipeline) > 0
+
+
+def test_the_rest_is_compiled_in_a_thread():
+    warm_up_later(torch.device("cpu")).join()
+    for kernel in (surface_net.net_triangles, hidden._rays_out, orient.opposed_regions, repair._following):
+        assert kernel.signatures
+
+
+def test_a_failure_is_logged_and_stops_nothing(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("trellis_app.warmup.finish", fail)
+    warm_up_later(torch.device("cpu")).join()
+    assert "out of memory" in caplog.text
+
+
+def test_the_vessel_has_an_inner_wall():
+    assert len(leaky_vessel().grid.coords) > 5000

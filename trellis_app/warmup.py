@@ -1,21 +1,27 @@
 """Pay for compilation before the first visitor does.
 
 The CPU kernels are compiled by numba at first use and then kept on disk. A small sheet of voxels sent through decoding,
-finishing and the previews compiles them all.
+finishing and the previews compiles what nearly every job needs; a leaky vessel, finished in a thread while the page is
+already there, compiles the rest: watertight surfaces, inner walls, and finishing on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from trellis_app.devices import on_device
+from trellis_app.errors import TrellisError
 from trellis_app.export.finish import finish
 from trellis_app.export.formats import FORMATS, write_all
 from trellis_app.export.source import ExportSource
+from trellis_app.mesh.survey import level_set
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.render.preview import render_preview_rgba
 from trellis_app.settings import FinishOptions
@@ -26,8 +32,11 @@ LOG = logging.getLogger(__name__)
 SIDE = 24  # voxels along the sheet
 
 
-def warm_up(pipeline: ImageTo3D) -> float:
-    """Run every compiled kernel once; returns the seconds it took."""
+def warm_up(pipeline: ImageTo3D, *, rest: bool = False) -> float:
+    """Run the compiled kernels that nearly every job needs once; returns the seconds it took.
+
+    rest: start a thread for the others. Not on a Space: it may lend its GPU to forked processes, which threads disturb.
+    """
     LOG.info("preparing the kernels; the first start on a machine compiles them, which takes about half a minute")
     started = time.monotonic()
     if pipeline.device.type == "cpu":
@@ -43,7 +52,37 @@ def warm_up(pipeline: ImageTo3D) -> float:
                 write_all(ExportSource(step.asset, sheet), Path(folder), "sheet", tuple(FORMATS))
     seconds = time.monotonic() - started
     LOG.info("kernels ready in %.1f s", seconds)
+    if rest:
+        warm_up_later(pipeline.device)
     return seconds
+
+
+def warm_up_later(device: torch.device) -> threading.Thread:
+    """Start compiling what the first job may not need; the thread logs a failure and never stops the program."""
+    thread = threading.Thread(target=_finish_vessel, args=(device,), name="warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _finish_vessel(device: torch.device) -> None:
+    started = time.monotonic()
+    try:
+        vessel = on_device(leaky_vessel(), device)
+        for mode in ("single", "watertight"):
+            for _ in finish(vessel, FinishOptions(faces=2000, texture_size=64, surface=mode)):
+                pass
+    except (TrellisError, RuntimeError) as error:
+        LOG.warning("the rest of the kernels is not prepared: %s", error)
+        return
+    LOG.info("the rest of the kernels ready in %.1f s", time.monotonic() - started)
+
+
+def leaky_vessel() -> OVoxel:
+    """A thick hollow ball with a narrow mouth: it has what the sheet lacks, inner walls and an inside."""
+    x, y, z = np.meshgrid(*[np.arange(-SIDE, SIDE + 1)] * 3, indexing="ij")
+    distance = np.sqrt(x * x + y * y + z * z)
+    grid = level_set((distance - 20.2) * (distance - 14.2), 2 * SIDE, cut=(np.hypot(x, y) < 2) & (z > 0))
+    return OVoxel(grid, torch.full((len(grid.coords), 6), 0.5))
 
 
 def voxel_sheet() -> OVoxel:
