@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ class Source:
         try:
             return CheckpointPair(self, stem, self.file(f"{stem}.json"))
         except BundleError:
-            owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
+            repository, rest = elsewhere(stem)
             if not rest:
                 raise
-        other = Source(None, owner_name)
+        other = Source(None, repository)
         try:
             return CheckpointPair(other, rest, other.file(f"{rest}.json"))
         except BundleError as error:
@@ -69,8 +69,8 @@ class Source:
                 raise
             raise BundleError(
                 f"{self.folder} has no {stem}.json. {error.what}",
-                f"Put it there: hf download {owner_name} {rest}.json {rest}.safetensors "
-                f"--local-dir {self.folder / owner_name}",
+                f"Put it there: hf download {repository} {rest}.json {rest}.safetensors "
+                f"--local-dir {self.folder / repository}",
             ) from error
 
 
@@ -176,18 +176,26 @@ class Bundle:
         return self._loaded[stem]
 
 
-def load_bundle(source: str | Path) -> Bundle:
+def load_bundle(name: str | Path) -> Bundle:
     """Open a bundle by folder, hub name or "mini". Raises BundleError where there is none or its manifest is broken."""
-    if str(source) == MINI_BUNDLE:
-        return Bundle(MINI_BUNDLE, Source(PROJECT_ROOT / "assets" / "mini"))
-    folder = Path(source).expanduser()
+    source = source_of(name)
+    if source.folder is not None:
+        return Bundle(MINI_BUNDLE if str(name) == MINI_BUNDLE else source.folder.resolve().name, source)
+    manifest = download(source.on_hub(MANIFEST_FILE))
+    return Bundle(str(name), replace(source, commit=manifest.parent.name))  # all files of one commit
+
+
+def source_of(name: str | Path) -> Source:
+    """Where the bundle of a name would be; asks no server. Raises BundleError for what is no name of a bundle."""
+    if str(name) == MINI_BUNDLE:
+        return Source(PROJECT_ROOT / "assets" / "mini")
+    folder = Path(name).expanduser()
     if folder.is_dir():
-        return Bundle(folder.resolve().name, Source(folder))
-    if _HUB_NAME.fullmatch(str(source)):
-        manifest = download(HubFile(str(source), MANIFEST_FILE))
-        return Bundle(str(source), Source(None, str(source), commit=manifest.parent.name))  # all files of one commit
+        return Source(folder)
+    if _HUB_NAME.fullmatch(str(name)):
+        return Source(None, str(name))
     raise BundleError(
-        f"There is no model bundle {str(source)!r}.", "Name a folder, a Hugging Face repository (owner/name), or mini."
+        f"There is no model bundle {str(name)!r}.", "Name a folder, a Hugging Face repository (owner/name), or mini."
     )
 
 
@@ -195,21 +203,32 @@ def resolve_source(name: str, device: torch.device) -> str:
     """What "auto" means here: the 4B bundle on a GPU that has its files, else mini; other names stay."""
     if name != "auto":
         return name
-    return FULL_BUNDLE if device.type == "cuda" and not missing_files(FULL_BUNDLE) else MINI_BUNDLE
+    return FULL_BUNDLE if device.type == "cuda" and not missing_files(Source(None, FULL_BUNDLE)) else MINI_BUNDLE
 
 
-def missing_files(repository: str) -> list[str]:
-    """Which of a hub bundle's files are not in the local cache. Without its manifest only that one is known."""
-    manifest = cached(HubFile(repository, MANIFEST_FILE))
+def elsewhere(stem: str) -> tuple[str, str]:
+    """The repository `owner/name` that a stem may begin with, and the rest, which is empty where it names none."""
+    parts = stem.split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def missing_files(source: Source) -> list[HubFile]:
+    """What the default resolution of a bundle lacks here and would download; without a manifest only that one.
+
+    Asks no server. Raises BundleError for a manifest that is broken.
+    """
+    manifest = cached(source.on_hub(MANIFEST_FILE)) if source.folder is None else source.folder / MANIFEST_FILE
     if manifest is None:
-        return [MANIFEST_FILE]
-    missing = []
-    for stem in read_manifest(manifest).models.values():
-        owner_name, rest = "/".join(stem.split("/")[:2]), "/".join(stem.split("/")[2:])
+        return [source.on_hub(MANIFEST_FILE)]
+    config, missing = read_manifest(manifest), []
+    for key in config.presets[config.default_preset].models:
+        repository, rest = elsewhere(config.models[key])
         for ending in (".json", ".safetensors"):
-            elsewhere = rest and cached(HubFile(owner_name, rest + ending))
-            if cached(HubFile(repository, stem + ending)) is None and not elsewhere:
-                missing.append(stem + ending)
+            own = config.models[key] + ending
+            here = (manifest.parent / own).is_file()
+            other = HubFile(repository, rest + ending) if rest else source.on_hub(own)
+            if not here and cached(other) is None and (rest or source.folder is None):
+                missing.append(other)
     return missing
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from tests.hub_mirror import COMMIT, Mirror, serving, use
 from tests.image.test_dinov3 import as_timm, small_network
-from trellis_app.errors import BundleError, MachineError
+from trellis_app.errors import BundleError, PictureError
 from trellis_app.hub import PINNED
 from trellis_app.image import background, features
 from trellis_app.image.features import Dinov3Encoder
@@ -126,7 +126,11 @@ def test_a_remover_whose_weights_do_not_fit(mirror: Mirror) -> None:
 
 
 def test_a_remover_that_needs_packages(mirror: Mirror) -> None:
+    """The app starts, and pictures with transparency need no remover."""
     path = mirror.folder / "owner" / "matte" / "matte.py"
     path.write_text("import no_such_package\n" + path.read_text())
-    with pytest.raises(MachineError, match=r"no_such_package.*requirements-cuda\.txt"):
-        background.load_matte(Stub(), CPU)
+    matte = background.load_matte(Stub(), CPU)
+    with pytest.raises(
+        MachineError, match=r"no_such_package.*requirements-cuda\.txt, or use pictures with transparency"
+    ):
+        matte(Image.new("RGB", (4, 4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,26 +11,28 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trellis_app.errors import BundleError, MachineError, PictureError
+from trellis_app.errors import BundleError, PictureError
 from trellis_app.fetching import fetched
 from trellis_app.hub import MODEL_FILE, OPEN_MATTE, HubFile, explained
 from trellis_app.image.cutout import Matte
 from trellis_app.image.features import normalised_pixels
+from trellis_app.manifest import Part
 from trellis_app.models.matting import MattingUNet
 from trellis_app.weights import Bundle
 
+LOG = logging.getLogger(__name__)
 UNGATED = {"briaai/RMBG-2.0": OPEN_MATTE}  # of the same architecture, MIT licence
 
 
 @dataclass(frozen=True)
 class NoMatte:
-    """Stands in where a bundle names no remover: only pictures with their own transparency pass."""
+    """Stands in where there is no remover: only pictures with their own transparency pass."""
+
+    what: str = "The picture has no transparency and this model bundle cannot remove backgrounds."
+    to_do: str = "Use a PNG whose background is already transparent."
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        raise PictureError(
-            "The picture has no transparency and this model bundle cannot remove backgrounds.",
-            "Use a PNG whose background is already transparent.",
-        )
+        raise PictureError(self.what, self.to_do)
 
 
 class BiRefNetMatte:
@@ -60,41 +63,52 @@ def load_matte(bundle: Bundle, device: torch.device, *, original: bool = False) 
         return NoMatte()
     if spec.name == "MattingUNet":
         return cast(MattingUNet, bundle.part(spec, device)).alpha
-    if spec.name == "BiRefNet":
-        name = str(spec.args["model_name"])
-        return BiRefNetMatte(_from_hub(name if original else UNGATED.get(name, name)).to(device))
+    weights = matte_weights(spec, original=original)
+    if weights is not None:
+        try:
+            return BiRefNetMatte(_from_hub(weights).to(device))
+        except ImportError as error:
+            return _packages_missing(weights.repository, error)
     raise BundleError(
         f"The bundle {bundle.name} names an unknown background remover {spec.name!r}.",
         "Use MattingUNet or BiRefNet in its pipeline.json.",
     )
 
 
-def _from_hub(name: str) -> torch.nn.Module:
+def _packages_missing(name: str, error: ImportError) -> NoMatte:
+    """The program starts without its remover and says so."""
+    missing = NoMatte(
+        f"The background remover {name} needs more packages ({' '.join(str(error).split())}).",
+        "Run pip install -r requirements.txt -r requirements-cuda.txt, or use pictures with transparency.",
+    )
+    LOG.warning("%s %s", missing.what, missing.to_do)
+    return missing
+
+
+def matte_weights(part: Part | None, *, original: bool = False) -> HubFile | None:
+    """Which weights `load_matte` takes from the hub, None where the bundle holds them itself or needs none."""
+    if part is None or part.name != "BiRefNet":
+        return None
+    name = str(part.args["model_name"])
+    return HubFile(name if original else UNGATED.get(name, name), MODEL_FILE)
+
+
+def _from_hub(weights: HubFile) -> torch.nn.Module:
     """The network that the repository's own code describes, in float32, with its weights loaded strictly.
 
     `from_pretrained` of transformers 5 builds on the meta device, where this code cannot be built; so transformers only
-    brings the code, from the commit of the weights. Raises BundleError or MachineError.
+    brings the code, from the commit of the weights. Raises BundleError, and ImportError where it needs more packages.
     """
-    try:
-        from transformers import AutoConfig
-        from transformers.dynamic_module_utils import get_class_from_dynamic_module
-    except ImportError as error:
-        raise MachineError(
-            f"The background remover {name} needs the package transformers.", "Run pip install transformers."
-        ) from error
-    weights = HubFile(name, MODEL_FILE)
-    path = fetched(weights)
+    from transformers import AutoConfig
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    name, path = weights.repository, fetched(weights)
     commit = path.parent.name
     try:
         config = AutoConfig.from_pretrained(name, revision=commit, trust_remote_code=True)
         code = config.auto_map["AutoModelForImageSegmentation"]
         network: torch.nn.Module = get_class_from_dynamic_module(code, name, revision=commit)(config=config)
         network.float().load_state_dict(load_file(path), strict=True)
-    except ImportError as error:
-        raise MachineError(
-            f"The background remover {name} needs more packages ({error}).",
-            "Run pip install -r requirements-cuda.txt, or use pictures with transparency.",
-        ) from error
     except (SafetensorError, RuntimeError, KeyError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise BundleError(f"{path} does not fit the code of {name} ({why}).", "Download both again.") from error

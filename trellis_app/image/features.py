@@ -18,6 +18,7 @@ from trellis_app.errors import BundleError, MachineError
 from trellis_app.fetching import fetched
 from trellis_app.hub import MODEL_FILE, OPEN_DINOV3, HubFile, explained
 from trellis_app.image.dinov3 import load_timm_dinov3
+from trellis_app.manifest import Part
 from trellis_app.models.image_encoder import MiniImageEncoder
 from trellis_app.weights import Bundle
 
@@ -87,8 +88,10 @@ def load_image_encoder(bundle: Bundle, device: torch.device, *, original: bool =
     if part.name == "MiniImageEncoder":
         return FixedSizeEncoder(cast(MiniImageEncoder, bundle.part(part, device)))
     if part.name == "DinoV3FeatureExtractor":
-        name = str(part.args["model_name"])
-        network = _from_transformers(name) if original or name not in UNGATED else _from_timm(UNGATED[name])
+        weights = encoder_weights(part, original=original)
+        assert weights is not None
+        own = weights.repository == part.args["model_name"]
+        network = _from_transformers(weights) if own else load_timm_dinov3(fetched(weights))
         return Dinov3Encoder(network.requires_grad_(False).to(device).eval())
     raise BundleError(
         f"The bundle {bundle.name} names an unknown image encoder {part.name!r}.",
@@ -96,8 +99,12 @@ def load_image_encoder(bundle: Bundle, device: torch.device, *, original: bool =
     )
 
 
-def _from_timm(repository: str) -> nn.Module:
-    return load_timm_dinov3(fetched(HubFile(repository, MODEL_FILE)))
+def encoder_weights(part: Part, *, original: bool = False) -> HubFile | None:
+    """Which weights `load_image_encoder` takes from the hub, None where the bundle holds them itself."""
+    if part.name != "DinoV3FeatureExtractor":
+        return None
+    name = str(part.args["model_name"])
+    return HubFile(name if original else UNGATED.get(name, name), MODEL_FILE)
 
 
 def _layers(network: nn.Module) -> nn.ModuleList:
@@ -106,17 +113,16 @@ def _layers(network: nn.Module) -> nn.ModuleList:
     return holder.layer  # type: ignore[return-value,union-attr]
 
 
-def _from_transformers(name: str) -> nn.Module:
+def _from_transformers(weights: HubFile) -> nn.Module:
     try:
         from transformers import AutoModel
     except ImportError as error:
         raise MachineError(
-            f"The image encoder {name} needs the package transformers.", "Run pip install transformers."
+            f"The image encoder {weights.repository} needs the package transformers.", "Run pip install transformers."
         ) from error
-    weights = HubFile(name, MODEL_FILE)
-    fetched(weights)
+    commit = fetched(weights).parent.name
     try:
-        network: nn.Module = AutoModel.from_pretrained(name, revision=weights.revision, dtype=torch.float32)
+        network: nn.Module = AutoModel.from_pretrained(weights.repository, revision=commit, dtype=torch.float32)
     except (OSError, ImportError, ValueError) as error:
         raise explained(error.__cause__ or error, weights) from error
     return network
