@@ -131,6 +131,6 @@ def test_a_remover_that_needs_packages(mirror: Mirror) -> None:
     path.write_text("import no_such_package\n" + path.read_text())
     matte = background.load_matte(Stub(), CPU)
     with pytest.raises(
-        MachineError, match=r"no_such_package.*requirements-cuda\.txt, or use pictures with transparency"
+        PictureError, match=r"no_such_package.*requirements-cuda\.txt, or use pictures with transparency"
     ):
         matte(Image.new("RGB", (4, 4)))
