@@ -119,7 +119,7 @@ def test_a_relay_beats_while_nothing_arrives_and_keeps_one_clock():
     with closing(relayed(stream())) as events:
         waiting = next(events)
         assert waiting.stage is Stage.IMAGE
-        assert "waiting for a worker" in waiting.label
+        assert waiting.label == "Waiting for a worker"
         gate.set()
         first, again = next(events), next(events)
         gate.set()

@@ -220,7 +220,7 @@ def _read(
 def _timed(arrived: queue.SimpleQueue[StageEvent | TrellisError | None]) -> Events:
     """Events up to the None, on one clock that starts now; the newest one once more where none comes for a while."""
     begun, offset = time.monotonic(), None
-    event = RunClock().event(Stage.IMAGE, "waiting for a worker", 0, 1)
+    event = replace(RunClock().event(Stage.IMAGE, "", 0, 1), label="Waiting for a worker")
     while True:
         try:
             item = arrived.get(timeout=BEAT)

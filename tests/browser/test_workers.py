@@ -119,7 +119,7 @@ def test_three_visitors_and_two_workers(url: str, tmp_path: Path) -> None:
         assert "The worker of this run stopped working." in shown(second)
         second.screenshot(path=folder / "died.png")
         second.click("#generate")  # while the workers are started again
-        second.wait_for_selector("text=waiting for a worker", timeout=5000)
+        second.wait_for_selector("text=Waiting for a worker", timeout=5000)
         second.screenshot(path=folder / "restarting.png")
         second.click("#stop")
         state(second, "stopped", timeout=2000)
