@@ -15,27 +15,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
 import torch
 from PIL import Image
 
+from trellis_app.batch import Outcome, generate_batch
+from trellis_app.batch import Sample as Order
+from trellis_app.image.background import NoMatte
 from trellis_app.image.features import ImageEncoder, load_image_encoder
 from trellis_app.models.material_vae import attributes
-from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.pipeline import ImageTo3D
+from trellis_app.settings import GenerationRequest
 from trellis_app.training.comparisons import AssetArrays, Framed, compare, compare_round_trip, portraits
-from trellis_app.training.configs import SHAPE
-from trellis_app.training.export_bundle import model_keys
-from trellis_app.training.generation import Samplers, Stages
 from trellis_app.training.journal import contact_sheet
 from trellis_app.training.latents import premultiplied
 from trellis_app.training.library import Library, LibraryObject, read_library
 from trellis_app.training.samples import Sample, SampleOptions, Skipped, Task, produce
 from trellis_app.training.voxel_batches import collate
-from trellis_app.types import DualGrid, OVoxel
-from trellis_app.weights import Bundle, load_bundle
+from trellis_app.types import DualGrid, OVoxel, PreparedImage
+from trellis_app.weights import load_bundle
 
 LOG = logging.getLogger(__name__)
 TRAINING_YAWS = 4  # pictures a training object for the nearest-object baseline
@@ -93,12 +93,7 @@ class Evaluation:
         self.bundle = load_bundle(settings.bundle)
         self.encoder: ImageEncoder = load_image_encoder(self.bundle, self.device)
         self.resolution = self.bundle.presets[self.bundle.default_preset].resolution
-        self.stages = stages_of(self.bundle, self.device, self.resolution)
-        self.samplers = Samplers(
-            self.bundle.config.structure_sampler,
-            self.bundle.config.shape_sampler,
-            self.bundle.config.material_sampler,
-        )
+        self.pipeline = ImageTo3D(self.bundle, self.device, encoder=self.encoder, matte=NoMatte())
 
     @torch.inference_mode()
     def run(self) -> dict[str, float]:
@@ -113,18 +108,24 @@ class Evaluation:
         if self.settings.train_library is not None:
             pending.update(self._baselines(queries, tokens))
         sheet: list[Future[tuple[np.ndarray, np.ndarray]]] = []
+        drawn: list[Query] = []
         chosen = spread(len(queries), -(-SHEET_OBJECTS // self.settings.part[1]))
         if self.settings.generate:
             pending["generation"] = []
-            for i, asset in enumerate(self._generated(tokens)):
-                query, arrays = queries[i], AssetArrays.of(asset)
-                camera = query.sample.cameras[query.view]
+            for made in self._generated(queries):
+                i, query = made.index, queries[made.index]
+                if made.voxels is None:
+                    LOG.warning("picture %d came to nothing: %s", i, made.error)
+                    pending["generation"].append(self.pool.submit(nothing_alike))
+                    continue
+                arrays, camera = AssetArrays.of(made.voxels), query.sample.cameras[query.view]
                 pending["generation"].append(self.pool.submit(compare, query.truth, arrays, camera, i))
                 if i in chosen:
+                    drawn.append(query)
                     sheet.append(self.pool.submit(portraits, arrays, camera, SHEET_SIDE))
         means = {kind: mean_scores([f.result() for f in futures]) for kind, futures in pending.items()}
         if self.settings.sheet is not None and sheet:
-            write_sheet(self.settings.sheet, [queries[i] for i in chosen], [f.result() for f in sheet])
+            write_sheet(self.settings.sheet, drawn, [f.result() for f in sheet])
         counts = {"objects": float(len({id(q.sample) for q in queries})), "pictures": float(len(queries))}
         return {**counts, **{f"{kind}_{k}": v for kind, row in means.items() for k, v in row.items()}}
 
@@ -150,11 +151,15 @@ class Evaluation:
         batches = (pictures[i : i + size] for i in range(0, len(pictures), size))
         return torch.cat([self.encoder.encode(batch, 512).to(self.device) for batch in batches])
 
-    def _generated(self, tokens: torch.Tensor) -> Iterator[OVoxel]:
-        for start in range(0, len(tokens), self.settings.batch):
-            batch = tokens[start : start + self.settings.batch]
-            yield from self.stages.generate(batch, self.samplers, seed=self.settings.seed + start)
-            LOG.info("generated %d of %d", start + len(batch), len(tokens))
+    def _generated(self, queries: Sequence[Query]) -> Iterator[Outcome]:
+        """What the product makes of each picture, with seeds of their own."""
+        samples = []
+        for i, query in enumerate(queries):
+            picture = query.picture
+            samples.append(Order(PreparedImage(picture.convert("RGBA"), picture), self.settings.seed + i))
+        for beat in generate_batch(self.pipeline, samples, GenerationRequest(), together=self.settings.batch):
+            if isinstance(beat, Outcome):
+                yield beat
 
     def _reconstructions(self, queries: Sequence[Query]) -> Iterator[Future[Scores]]:
         """Once an object, not once a view."""
@@ -168,9 +173,10 @@ class Evaluation:
         entry = batch.shape_input()
         shape = self.bundle.model("shape_slat_encoder", self.device)(entry).mean
         material = self.bundle.model("tex_slat_encoder", self.device)(entry.replace(batch.attributes)).mean
-        decoding = self.stages.shape_decoder(shape.fresh())
-        (grid,) = self.stages.shape_decoder.dual_grids(decoding.raw, self.resolution)
-        raw = self.stages.material_decoder(material.fresh(), decoding.subdivisions).raw
+        decoder = self.bundle.model("shape_slat_decoder", self.device)
+        decoding = decoder(shape.fresh())
+        (grid,) = decoder.dual_grids(decoding.raw, self.resolution)  # type: ignore[operator]
+        raw = self.bundle.model("tex_slat_decoder", self.device)(material.fresh(), decoding.subdivisions).raw
         truth = DualGrid(batch.coords[:, 1:], batch.dual, batch.crossed, None, self.resolution)
         return (
             AssetArrays.of(OVoxel(truth, batch.attributes / 2 + 0.5)),
@@ -205,25 +211,9 @@ def training_pictures(obj: LibraryObject) -> list[tuple[float, np.ndarray]] | No
     return pictures
 
 
-def stages_of(bundle: Bundle, device: torch.device, resolution: int) -> Stages:
-    """The networks of a bundle as `Stages`."""
-    roles = {role: key for key, role in model_keys(resolution).items()}
-    config = bundle.config
-
-    def denormalise(part: str, latent: SparseTensor) -> SparseTensor:
-        scale = config.shape_normalization if part == SHAPE else config.material_normalization
-        return scale.denormalise(latent)
-
-    networks: dict[str, Any] = {
-        role: bundle.model(roles[role], device) for role in Stages.__annotations__ if role in roles
-    }
-    channels = networks["structure_flow"].params.in_channels
-    return Stages(
-        **networks,
-        denormalise=denormalise,
-        structure_scale=torch.ones(channels, device=device),
-        resolution=resolution,
-    )
+def nothing_alike() -> Scores:
+    """The scores of a picture of which nothing came; there are no colours to compare."""
+    return {"f_005": 0.0, "f_002": 0.0, "iou": 0.0, "psnr": float("nan")}
 
 
 def summary(tokens: torch.Tensor) -> torch.Tensor:

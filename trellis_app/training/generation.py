@@ -1,4 +1,4 @@
-"""The three stages for a batch of pictures at once: what validation and evaluation run."""
+"""The three stages for a batch of pictures at once, with networks that are still in training: validation and sweep."""
 
 from __future__ import annotations
 
