@@ -74,6 +74,30 @@ def test_no_texel_belongs_to_two_faces(name: str) -> None:
     assert (face >= 0).mean() > (0.3 if name == "helix" else 0.4)
 
 
+def combs() -> Surface:
+    """Flat combs of several sizes, one over the other: most of each one's box is air."""
+    vertices, faces, count = [], [], 0
+    for k in range(9):
+        y, x = np.mgrid[0:24, 0:20]
+        solid = (y < 3) | (x % 5 < 2) & (y < 24 - k)
+        corner = np.stack([x[solid], y[solid]], axis=1)[:, None] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+        points, index = np.unique(corner.reshape(-1, 2), axis=0, return_inverse=True)
+        quads = index.reshape(-1, 4) + count
+        vertices.append(np.column_stack([points * 0.04 * 0.9**k - 0.45, np.full(len(points), 0.05 * k)]))
+        faces += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
+        count += len(points)
+    return Surface(np.concatenate(vertices).astype(np.float32), np.concatenate(faces).astype(np.int32))
+
+
+def test_hollow_charts_use_the_atlas_too() -> None:
+    surface = combs()
+    atlas = unwrap(surface, texture_size=1024)
+    face, count = coverage(atlas, 1024)
+    assert count.max() == 1
+    assert (face >= 0).mean() > 0.65
+    assert atlas.margin >= 1
+
+
 @pytest.mark.parametrize(("name", "margin"), [("ring", 4), ("gnarled", 3), ("box", 8)])
 def test_charts_keep_the_margin(name: str, margin: int) -> None:
     atlas = unwrap(SHAPES[name](), texture_size=SIZE, margin=margin)

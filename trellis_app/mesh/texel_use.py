@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-_UNIT = 256  # snapping steps in a texel
+_UNIT = 4096  # snapping steps in a texel, as many as rasterisers here use
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TexelUse:
 
 @njit(cache=True, nogil=True)
 def _cover(corners: np.ndarray, times: np.ndarray) -> None:
-    """Count the faces over each texel centre, at most 2; corners int64 [F, 3, 2] in 1/256 texel, wrapped around."""
+    """Count the faces over each texel centre, at most 2; corners int64 [F, 3, 2] in 1/4096 texel, wrapped around."""
     height, width = times.shape
     for f in range(len(corners)):
         x0, y0, x1, y1 = corners[f, 0, 0], corners[f, 0, 1], corners[f, 1, 0], corners[f, 1, 1]

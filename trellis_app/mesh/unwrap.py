@@ -1,6 +1,6 @@
 """A UV atlas in time linear in the faces: cut into nearly flat charts, lay flat, pack.
 
-Surface or Mesh ─charts▶ chart of each face ─flatten▶ flat charts ─packing▶ Atlas
+Surface or Mesh ─charts▶ chart of each face ─flatten▶ flat charts ─fitting▶ Atlas
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import torch
 from numba import njit
 
 from trellis_app.mesh.charts import ChartLimits, cut_charts
-from trellis_app.mesh.flatten import FlatCharts, chart_areas, divided, lay_flat
+from trellis_app.mesh.fitting import EXPECTED_USE, Room, fit
+from trellis_app.mesh.flatten import lay_flat
 from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.gpu.overlap import later_faces
-from trellis_app.mesh.packing import MANY, Packing, chart_extent, least_side, outline_masks, pack
+from trellis_app.mesh.packing import chart_extent
 from trellis_app.mesh.surface import Surface, edge_table, face_areas, partners_across
 from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 from trellis_app.progress import Check, go_on
@@ -23,14 +24,8 @@ from trellis_app.types import Mesh
 
 _XATLAS_SECONDS = 60.0
 _CRUMB_TEXELS = 150.0  # charts with less area than this many texels are merged away more eagerly
-_USE = 0.70  # of the atlas, expected
 _THIN = 0.04  # area over extent squared below which a surface counts as larger than it is: needles are no atlas
 _FINEST = 6144.0  # texels along the surface at which overlap is looked for
-_GOOD_USE = 0.68  # charts that pack worse are cut, and then given less margin
-_ENOUGH_USE = 0.655  # below this charts keep half the margin
-_LIKELY = 1.05  # side that many charts need, over the least side that could do
-_BULKY, _HOLLOW, _LONG = 0.015, 0.55, 0.45  # of the atlas, of a chart's box, of the atlas' side
-_FILLING, _PIECE = (0.12, 0.25), 0.06  # parts of the whole area that may fall into small pieces; of the atlas' side
 _SNAP = 4096  # steps a texel of the rasteriser
 
 
@@ -121,7 +116,7 @@ def unwrap(
     areas = face_areas(surface)
     longest = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
     area = max(float(areas.sum()), _THIN * longest**2)
-    texels = texture_size * np.sqrt(_USE / area)  # a world unit
+    texels = texture_size * np.sqrt(EXPECTED_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
     if mesh is not None and device.type == "cuda":
         across = parallel.half_edge_partners(mesh.faces)
@@ -133,66 +128,11 @@ def unwrap(
     check()
     fine = min(2.0 * texels, _FINEST / longest)
     flat = lay_flat(surface, label, partner, texels=fine, check=check)
-    found = _packed(flat, area, texture_size, margin, check)
-    whole = flat
-    for share in _FILLING if int(whole.chart.max()) + 1 < MANY else (0.0,):
-        cell = _cells(whole, found, share)
-        if found.use >= _GOOD_USE or not np.isfinite(cell).any():
-            break
-        finer = divided(whole, cell, partner, areas)
-        tried = _packed(finer, area, texture_size, margin, check)
-        if tried.use > found.use:
-            flat, found = finer, tried
-    if found.use < _ENOUGH_USE:
-        tried = _packed(flat, area, texture_size, 0.5 * margin, check)
-        found = tried if tried.use > found.use else found
+    flat, found = fit(flat, Room(area, texture_size, margin), partner, areas, check=check)
     packing, scale = found.packing, found.scale
     extent = chart_extent(flat.corners, flat.chart)
     uvs = _placed(flat.corners, flat.chart, extent, packing.offset, packing.turns, scale, packing.side)
     return _without_overlap(Atlas(flat.chart, uvs, found.margin), texture_size, device)
-
-
-@dataclass(frozen=True)
-class _Packed:
-    packing: Packing
-    scale: float  # blocks a world unit
-    margin: float  # texels
-    use: float  # share of the atlas that faces cover
-
-
-def _packed(flat: FlatCharts, area: float, size: int, margin: float, check: Check) -> _Packed:
-    """Pack with the margin, or with a part of it where that much would leave too little of the atlas to many charts."""
-    count = int(flat.chart.max()) + 1
-    expected = int(min(max(16.0 * np.sqrt(count), 320.0), 1024.0, 0.75 * size))
-    scale = expected * float(np.sqrt(_USE / area))
-    masks = outline_masks(flat.corners, flat.chart, scale)
-    covered = float(chart_areas(flat.corners, flat.chart, count).sum()) * scale**2
-    if count >= MANY:
-        for _ in range(2):
-            if covered < _GOOD_USE * (_LIKELY * least_side(masks, texels=size, margin=margin)) ** 2:
-                margin *= 0.5
-    packing = pack(masks, texels=size, margin=margin, check=check)
-    return _Packed(packing, scale, margin, covered / packing.side**2)
-
-
-def _cells(flat: FlatCharts, found: _Packed, filling: float) -> np.ndarray:
-    """Side of the cells (world units, float64 [C]) along which charts are cut that left too many holes.
-
-    Hollow charts fall into quarters, long ones into parts short enough; the smallest charts, up to the part `filling`
-    of the whole area, into small pieces.
-    """
-    extent = chart_extent(flat.corners, flat.chart) * found.scale
-    filled = chart_areas(flat.corners, flat.chart, len(extent)) * found.scale**2
-    box, side = extent.prod(axis=1), float(np.sqrt(filled.sum() / _USE))
-    bulky = (box > _BULKY * side**2) & (filled < _HOLLOW * box)
-    cell = np.where(bulky, 0.5 * extent.max(axis=1) + 1e-9, np.inf)
-    long = extent.max(axis=1) > _LONG * side
-    cell[long] = np.minimum(cell, np.minimum(0.5 * extent.max(axis=1) + 1e-9, _LONG * side))[long]
-    order = np.argsort(filled, kind="stable")
-    before = np.cumsum(filled[order]) - filled[order]
-    small = order[before < filling * filled.sum()]
-    cell[small] = np.minimum(cell[small], _PIECE * side)
-    return cell / found.scale
 
 
 def _without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
