@@ -16,7 +16,7 @@ from trellis_app.settings import FinishOptions
 from trellis_app.training.library import pack
 from trellis_app.training.shapes import random_object
 
-SOUND = Quality("x", 40.0, 39.0, 38.0, 45.0, 3, 0.7, 0, 1.0, 1.0, 0.1, 0.1, 100)
+SOUND = Quality("x", 40.0, 39.0, 38.0, 45.0, 41.0, 3, 0.7, 0, 1.0, 1.0, 0.1, 0.1, 100)
 
 
 def test_texels_are_read_at_their_centres() -> None:
@@ -65,4 +65,5 @@ def test_a_library_is_measured_and_the_worst_is_shown(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in lines]
     assert report["objects"] == len(rows) == 2
     assert all(row["overlap"] == 0 and row["psnr"] > 20 and 0.3 < row["use"] < 1 for row in rows)
+    assert all(row["psnr_surface"] > row["psnr"] - 1 for row in rows)
     assert len(list((tmp_path / "sheets").iterdir())) == 1

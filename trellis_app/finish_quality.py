@@ -39,6 +39,7 @@ class Quality:
     psnr_mip1: float  # the same with the texture at half its size
     psnr_mip2: float  # at a quarter
     psnr_picture: float  # dB over whole pictures, at full size
+    psnr_surface: float  # as psnr, colours straight from the voxels: what surface mode and face budget alone change
     charts: int
     use: float  # covered share of the atlas
     overlap: int  # texel centres in more than one face
@@ -104,32 +105,35 @@ def decibels(errors: list[np.ndarray]) -> float:
     return float(-10.0 * np.log10(max(float(np.concatenate([e.reshape(-1) for e in errors]).mean()), 1e-10)))
 
 
-def compared(asset: OVoxel, finished: FinishedAsset, keep: list[np.ndarray]) -> tuple[list[float], float]:
-    """(PSNR by mip level over covered pixels, PSNR of whole pictures) of the finished mesh against the voxels.
+def compared(asset: OVoxel, finished: FinishedAsset, keep: list[np.ndarray]) -> list[float]:
+    """PSNR of the finished mesh against the voxels: by mip level over covered pixels, whole pictures, `psnr_surface`.
 
     keep gets a row of pictures for each view: voxels, then the mip levels.
     """
+
+    def read(fragments: Fragments, mesh: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        points = torch.from_numpy(interpolated(fragments, mesh[0], mesh[1]).astype(np.float32))
+        return picture(fragments, attributes_at(asset, points).numpy()[:, :3])
+
     decoded = dual_grid_to_mesh(asset.grid)
-    vertices, faces = decoded.vertices.numpy(), decoded.faces.numpy()
+    full, small = (decoded.vertices.numpy(), decoded.faces.numpy()), (finished.vertices, finished.faces)
     levels = mip_levels(finished.textures.base_color[:, :, :3])
     covered: list[list[np.ndarray]] = [[] for _ in MIP_LEVELS]
     whole: list[np.ndarray] = []
+    plain: list[np.ndarray] = []
     for camera in sphere_cameras(VIEWS):
-        true = seen(vertices, faces, camera)
-        points = interpolated(true, vertices, faces).astype(np.float32)
-        wanted = picture(true, attributes_at(asset, torch.from_numpy(points)).numpy()[:, :3])
-        made = seen(finished.vertices, finished.faces, camera)
+        wanted = read(seen(*full, camera), full)
+        made = seen(*small, camera)
         uvs = interpolated(made, finished.uvs, finished.faces)
-        row = [wanted[:, :, :3]]
-        for errors, level in zip(covered, MIP_LEVELS, strict=True):
-            got = picture(made, looked_up(levels[level], uvs))
-            square = (got[:, :, :3] - wanted[:, :, :3]) ** 2
-            errors.append(square[(got[:, :, 3] > 0) | (wanted[:, :, 3] > 0)])
-            if level == 0:
-                whole.append(square)
-            row.append(got[:, :, :3])
-        keep.append(np.concatenate(row, axis=1))
-    return [round(decibels(errors), 2) for errors in covered], round(decibels(whole), 2)
+        pictures = [picture(made, looked_up(level, uvs)) for level in levels]
+        either = (pictures[0][:, :, 3] > 0) | (wanted[:, :, 3] > 0)
+        squares = [(got - wanted)[:, :, :3] ** 2 for got in pictures]
+        for errors, square in zip(covered, squares, strict=True):
+            errors.append(square[either])
+        whole.append(squares[0])
+        plain.append(((read(made, small) - wanted)[:, :, :3] ** 2)[either])
+        keep.append(np.concatenate([shown[:, :, :3] for shown in (wanted, *pictures)], axis=1))
+    return [round(decibels(errors), 2) for errors in (*covered, whole, plain)]
 
 
 def stretch(surface: Surface, uvs: np.ndarray) -> tuple[float, float]:
@@ -163,11 +167,11 @@ def measure(name: str, asset: OVoxel, options: FinishOptions) -> tuple[Quality, 
         seconds[step.name], last, finished = now - last, now, step.asset
     assert finished is not None
     rows: list[np.ndarray] = []
-    (psnr, mip1, mip2), whole = compared(asset, finished, rows)
+    psnr, mip1, mip2, whole, plain = compared(asset, finished, rows)
     l2, anisotropy = stretch(Surface(finished.vertices, finished.faces), finished.uvs)
     use = texel_use(finished.uvs, finished.faces, options.texture_size)
     quality = Quality(
-        name, psnr, mip1, mip2, whole, finished.counts["charts"], round(use.covered / use.texels, 3), use.shared,
+        name, psnr, mip1, mip2, whole, plain, finished.counts["charts"], round(use.covered / use.texels, 3), use.shared,
         l2, anisotropy, round(seconds[STEPS[3]], 3), round(seconds[STEPS[4]], 3), len(finished.faces),
     )  # fmt: skip
     return quality, (255 * np.concatenate(rows)).round().astype(np.uint8)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import numba
@@ -34,10 +35,12 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ch
 def in_processes(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:
     """The function of every item, in order, as it comes in; `jobs` fresh processes of one thread each do the work.
 
-    One job works in this process. Function, items and results have to survive pickling.
+    One job works in this process, and so is the first item done, which leaves the code that it compiles on disk for the
+    other processes. Function, items and results have to survive pickling.
     """
+    items = iter(items)
+    yield from map(function, items if jobs < 2 else islice(items, 1))
     if jobs < 2:
-        yield from map(function, items)
         return
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=fresh, initializer=_use_one_thread) as pool:

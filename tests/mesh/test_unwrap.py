@@ -91,10 +91,10 @@ def combs() -> Surface:
 
 def test_hollow_charts_use_the_atlas_too() -> None:
     surface = combs()
-    atlas = unwrap(surface, texture_size=1024)
-    face, count = coverage(atlas, 1024)
+    atlas = unwrap(surface, texture_size=512)
+    face, count = coverage(atlas, 512)
     assert count.max() == 1
-    assert (face >= 0).mean() > 0.65
+    assert (face >= 0).mean() > 0.7
     assert atlas.margin >= 1
 
 
