@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app import serve
+from trellis_app.catalogue import Catalogue
 from trellis_app.errors import BundleError, EmptyAssetError, MachineError, PictureError, SettingsError
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.pipeline import ImageTo3D
@@ -27,6 +28,9 @@ from trellis_app.progress import RunClock
 from trellis_app.serve_replica import Replica
 from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest
 from trellis_app.types import FinishedAsset, OVoxel, PreparedImage, Stage, StageEvent
+from trellis_app.ui.build import build_ui
+from trellis_app.ui.handlers import Work
+from trellis_app.weights import load_bundle
 
 SMALL = FinishOptions(faces=1000, texture_size=128)
 
@@ -181,6 +185,15 @@ def test_places_of_replicas(monkeypatch):
         serve.Share.of(AppSettings(workers=3))
     with pytest.raises(SettingsError, match="--device names cuda:1"):
         serve.Share.of(AppSettings(workers=2, device="cuda:1"))
+
+
+def test_the_page_lets_as_many_runs_through_as_there_are_workers(tmp_path):
+    work = Work(Catalogue(load_bundle("mini")), *4 * [lambda *_: iter(())])
+    for workers, runs in ((0, 1), (3, 3)):
+        page = build_ui(work, AppSettings(workers=workers, output_folder=tmp_path))
+        limits = {fn.name: fn.concurrency_limit for fn in page.fns.values()}
+        assert limits["generate"] == limits["finish_again"] == runs
+        assert limits["choose_picture"] == 1
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch):

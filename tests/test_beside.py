@@ -1,0 +1,77 @@
+"""Work beside other work: every result in order, errors where they are asked for, and an end that stops it."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from trellis_app.beside import Beside
+from trellis_app.heartbeat import StoppedError
+from trellis_app.types import Stage, StageEvent
+
+CPU = torch.device("cpu")
+
+
+def tripled(item: int, notify, check) -> int:
+    notify(StageEvent(Stage.FINISH, f"item {item}", 0, 1, 0.0, None))
+    check()
+    return 3 * item
+
+
+def test_results_come_in_order_and_on_a_cpu_before_the_next_item():
+    with Beside(CPU, tripled) as beside:
+        for item in range(4):
+            assert [made for made in beside.take(item) if isinstance(made, int)] == [3 * item]
+        assert list(beside.rest()) == []
+
+
+def test_items_wait_while_the_caller_goes_on():
+    gate = threading.Event()
+
+    def held(item: int, notify, check) -> int:
+        gate.wait(10)
+        return tripled(item, notify, check)
+
+    with Beside(CPU, held) as beside:
+        beside._lead = 2  # as on a GPU
+        assert list(beside.take(1)) == list(beside.take(2)) == list(beside.ready()) == []
+        gate.set()
+        assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
+
+
+def test_events_of_the_work_are_told_while_the_caller_waits():
+    def slow(item: int, notify, check) -> int:
+        made = tripled(item, notify, check)
+        time.sleep(0.8)
+        return made
+
+    with Beside(CPU, slow) as beside:
+        *events, result = beside.take(5)
+    assert {event.label for event in events} == {"item 5"}
+    assert result == 15
+
+
+def test_leaving_stops_the_work_at_its_next_check():
+    begun, stopped = threading.Event(), threading.Event()
+
+    def endless(item: int, notify, check) -> int:
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.01)
+                check()
+        except StoppedError:
+            stopped.set()
+            raise
+
+    with Beside(CPU, endless) as beside:
+        beside._lead = 2
+        assert list(beside.take(1)) == []
+        assert begun.wait(5)
+    assert stopped.wait(1)
+
+
+def test_an_error_of_the_work_is_raised_to_the_caller():
+    with Beside(CPU, lambda item, notify, check: 1 // item) as beside, pytest.raises(ZeroDivisionError):
+        list(beside.take(0))
