@@ -19,6 +19,9 @@ from trellis_app.progress import Check, go_on
 _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the planes'
 _BORDER = 4.0  # weight of border planes
 _APART = 0.01  # how far cut vertices move apart, relative to the mean side of a face
+# Of the faces over the target: how many stay while tunnels are pinched shut, round by round. Cutting apart adds some
+# faces again, so the last rounds aim below the target.
+_EXCESSES = (0.5, 0.25, 0.1, 0.03, 0.0, -1.0, -3.0, -10.0)
 _FEWEST_CUT = 100  # below this target a part keeps its tunnels and may stay above it
 _PART = 16_000  # faces of a part
 _SHIFT = 0.37  # parts meet elsewhere in every second pass
@@ -119,13 +122,13 @@ def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
     """
     if len(surface.faces) <= target:
         return surface
-    for excess in (0.5, 0.25, 0.1, 0.03, 0.0, 0.0):
+    for excess in _EXCESSES:
         surface = _settled(surface, target, check)
         if len(surface.faces) <= target:
             return surface
         if target < _FEWEST_CUT:
             break
-        goal = target + int(excess * (len(surface.faces) - target))
+        goal = max(target + int(excess * (len(surface.faces) - target)), target // 2)
         pinched = _without_doubles(_collapsed(surface, goal, tunnels=True, check=check))
         surface = separate(pinched, apart=_APART * _mean_side(pinched)).compacted()
         if len(surface.faces) <= target:
