@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 from trellis_app.types import DualGrid, FinishedAsset, Occupancy, OVoxel, Stage, StageEvent
 
 TITLES = {
-    Stage.IMAGE: "Picture",
     Stage.STRUCTURE: "Structure",
     Stage.SHAPE: "Shape",
     Stage.MATERIAL: "Material",
@@ -51,13 +50,13 @@ class RunClock:
         steps: int,
         result: Occupancy | DualGrid | OVoxel | FinishedAsset | None = None,
     ) -> StageEvent:
-        """One beat: `step` of `steps` of the stage is done."""
+        """One beat: `step` of `steps` of the stage is done. What comes before the stages speaks for itself."""
         elapsed = time.monotonic() - self._start
         begun = self._stage_start.setdefault(stage, elapsed)
         self._stage_seconds[stage] = elapsed - begun
         return StageEvent(
             stage=stage,
-            label=f"{TITLES[stage]}: {what}",
+            label=f"{TITLES[stage]}: {what}" if stage in TITLES else what[:1].upper() + what[1:],
             step=step,
             steps=steps,
             elapsed=elapsed,

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from trellis_app.errors import BundleError
+from trellis_app.fetching import fetched
 from trellis_app.hub import FULL_BUNDLE, HubFile, cached, download
 from trellis_app.manifest import Manifest, Part, Preset, read_manifest, read_models
 from trellis_app.models.registry import build_model
@@ -83,8 +84,9 @@ class CheckpointPair:
     description: Path
 
     def weights(self) -> Path:
-        """The local path of the tensors, downloaded where needed."""
-        return self.source.file(f"{self.stem}.safetensors")
+        """The local path of the tensors, downloaded where no run has fetched them; the log then tells how far it is."""
+        name = f"{self.stem}.safetensors"
+        return self.source.file(name) if self.source.folder else fetched(self.source.on_hub(name))
 
     def missing(self) -> HubFile | None:
         """The tensors' file where it is still to be downloaded."""

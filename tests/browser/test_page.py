@@ -73,22 +73,25 @@ class Visit:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     bundle = "mini" if MINI else str(write_tiny_bundle(tmp_path_factory.mktemp("bundle")))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("outputs")
+    folder, port = tmp_path_factory.mktemp("outputs"), free_port()
     command = ["app.py", "--port", str(port), "--bundle", bundle, "--device", "cpu", "--output-folder", str(folder)]
     process = subprocess.Popen([sys.executable, *command], cwd=PROJECT_ROOT)
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_served(url, process)
+        wait_until_served(url, process)
         yield App(url, folder, process)
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _wait_until_served(url: str, process: subprocess.Popen[bytes]) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_served(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(240):
         assert process.poll() is None, "app.py ended before it served the page"
         try:

@@ -58,6 +58,7 @@ class StageView:
     remaining: float | None = None
     beat: int = 0
     kind: str = PICTURE
+    percent: int = 0  # of what comes before the stages
 
     def props(self) -> dict[str, object]:
         """The value of the HTML component, safe to put into its template."""
@@ -85,7 +86,8 @@ def after(view: StageView, event: StageEvent) -> StageView:
     """The row after one more event of a run."""
     cards = tuple(_card_after(card, event) for card in view.stages)
     title, beat = f"{event.label}.", view.beat + 1
-    return StageView("running", title, "", cards, event.elapsed, event.remaining, beat, view.kind)
+    percent = round(100 * event.step / max(event.steps, 1)) if event.stage is Stage.IMAGE else 0
+    return StageView("running", title, "", cards, event.elapsed, event.remaining, beat, view.kind, percent)
 
 
 def beaten(view: StageView, *, after: StageView) -> StageView:
