@@ -63,7 +63,6 @@ from trellis_app.types import (
 from trellis_app.weights import Bundle, load_bundle, resolve_source
 
 LOG = logging.getLogger(__name__)
-MEGABYTE = 10**6
 ENCODER, MATTE = "image_cond_model", "rembg_model"  # as pipeline.json calls them
 NO_SURFACE = "The shape stage produced no surface.", "Try another seed or picture."
 
@@ -302,8 +301,7 @@ class ImageTo3D(Catalogue):
         """
         clock = RunClock({Stage.IMAGE: 1.0})
         for state in fetching(self.bundle.missing(keys)):
-            done, total = state.done_bytes // MEGABYTE, state.total_bytes // MEGABYTE
-            yield clock.event(Stage.IMAGE, state.sentence, done, max(total, 1))
+            yield clock.event(Stage.IMAGE, state.sentence, state.done_bytes, max(state.total_bytes, 1))
 
     def begin(self, prepared: PreparedImage, request: GenerationRequest, clock: RunClock) -> Run:
         """What the stages of a run of a resolved request share."""
