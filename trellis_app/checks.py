@@ -135,7 +135,6 @@ def hub(lacking: Sequence[HubFile], *, needed: bool) -> Iterator[Finding]:
     needed: the bundle is the chosen one, so what is in the way is a problem.
     """
     folder, hindered = Path(constants.HF_HUB_CACHE), PROBLEM if needed else NOTE
-    place = f"{constants.ENDPOINT}{'' if os.environ.get('HF_ENDPOINT') is None else ' (HF_ENDPOINT)'}"
     if constants.HF_HUB_OFFLINE:
         what = "HF_HUB_OFFLINE is set: nothing is downloaded"
         status = hindered if lacking else OK
@@ -143,7 +142,7 @@ def hub(lacking: Sequence[HubFile], *, needed: bool) -> Iterator[Finding]:
         return
     wanted = sum(file.known_bytes or 0 for file in lacking)
     free = shutil.disk_usage(existing_parent(folder)).free
-    room = f"{free / GB:.1f} GB free in {folder} for {wanted / GB:.1f} GB from {place}"
+    room = f"{free / GB:.1f} GB free in {folder} for {wanted / GB:.1f} GB from {constants.ENDPOINT}"
     if wanted and wanted + SPARE_BYTES > free:
         yield Finding("hub", hindered, f"too little disk: {room}", "Free some space, or set HF_HOME to another disk.")
     else:
