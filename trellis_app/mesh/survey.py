@@ -15,12 +15,15 @@ from trellis_app.mesh.lattice import crossings, lattice_around
 from trellis_app.mesh.modes import prepare_surface
 from trellis_app.mesh.orient import HIDDEN
 from trellis_app.mesh.sides import open_sides
+from trellis_app.mesh.simplify import simplify
 from trellis_app.mesh.surface import Surface, components, edge_table
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
 from trellis_app.types import DualGrid, Mesh
 
 KINDS = ("noise", "sheets", "tubes", "shells", "single voxels")
+BUDGETS = (1000, 50_000)  # faces
+_USED = 0.95  # of a budget is spent at least
 _DOUBLED = 0.25  # voxels between two walls that face the same way: one wall too many
 
 
@@ -176,6 +179,20 @@ def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
     }
 
 
+def budget_violations(surface: Surface, mode: str, target: int) -> dict[str, int]:
+    """Broken promises of a prepared surface once it is simplified to `target` faces; only those that are broken."""
+    small = simplify(surface, target)
+    health, welded = (report(small.vertices, small.faces, weld=weld) for weld in (False, True))
+    found = {
+        "too many": max(len(small.faces) - target, 0),
+        "too few": max(int(_USED * min(target, len(surface.faces))) - len(small.faces), 0),
+        "non-manifold edges": max(health.non_manifold_edges, welded.non_manifold_edges),
+        "inconsistent edges": health.inconsistent_edges,
+        "open": int(mode == "watertight" and not (health.watertight and welded.watertight)),
+    }
+    return {f"{name} at {target:,} faces": count for name, count in found.items() if count}
+
+
 @dataclass(frozen=True)
 class Finding:
     """What became of one case."""
@@ -192,7 +209,7 @@ class Finding:
 
 
 def examined(recipe: Recipe, modes: tuple[str, ...] = ("single", "watertight")) -> Finding:
-    """Make a case, prepare it in every mode and look for broken promises."""
+    """Make a case, prepare it in every mode, simplify it to every budget and look for broken promises."""
     case = recipe()
     seconds: dict[str, float] = {}
     broken: dict[str, dict[str, int]] = {}
@@ -201,6 +218,8 @@ def examined(recipe: Recipe, modes: tuple[str, ...] = ("single", "watertight")) 
         surface = prepare_surface(case.surface, mode, voxel=case.voxel)
         seconds[mode] = time.perf_counter() - start
         broken[mode] = violations(surface, mode, case.voxel)
+        for target in BUDGETS if len(surface.faces) else ():
+            broken[mode] |= budget_violations(surface, mode, target)
     return Finding(case.name, len(case.surface.faces), seconds, broken)
 
 
