@@ -63,6 +63,7 @@ def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: 
     """flash-attn 3, whether or not the op takes it."""
     if not q.is_cuda:
         return None
-    if flash.interface() is None:
-        return Peer(FLASH_ATTENTION, None)
+    with torch.inference_mode():
+        if not flash.usable(q):
+            return Peer(FLASH_ATTENTION, None)
     return Peer(FLASH_ATTENTION, partial(torch.inference_mode()(flash.attend), q, k, v, queries, keys))

@@ -17,7 +17,7 @@ from trellis_kernels.choice import REFERENCE, TORCH
 CUDNN, FLASH3 = "cudnn", "flash3"
 OFFERED = (REFERENCE, TORCH, CUDNN, FLASH3)
 CUDNN_FIRST = (9, 10)  # major compute capabilities where cuDNN's kernel is the faster one of torch's
-FLASH3_FROM = 4096  # rows of an item from which flash-attn 3 was measured to be faster than cuDNN
+FLASH3_FROM, FLASH3_WIDTH = 2048, 128  # rows of an item and width of heads where flash-attn 3 was measured to be faster
 
 
 class Rows(Protocol):
@@ -85,6 +85,6 @@ def _fastest(q: torch.Tensor, queries: Rows) -> str:
     """What was measured to be the fastest for such queries on their device."""
     if not q.is_cuda or torch.is_grad_enabled():
         return TORCH
-    if queries.longest >= FLASH3_FROM and flash.usable(q):
+    if queries.longest >= FLASH3_FROM and q.shape[2] == FLASH3_WIDTH and flash.usable(q):
         return FLASH3
     return CUDNN if torch.cuda.get_device_capability(q.device)[0] in CUDNN_FIRST else TORCH

@@ -161,7 +161,7 @@ def norm_heads(x: torch.Tensor, gamma: torch.Tensor, phases: torch.Tensor | None
         with on_device(x.device):
             head_kernel[(count, heads // group)](
                 x, gamma, gamma if phases is None else phases, out, count, x.stride(0), eps,
-                HEADS=heads, D=width, GROUP=group, TURN=phases is not None, num_warps=4 if group * width > 512 else 2,
+                HEADS=heads, D=width, GROUP=group, TURN=phases is not None, num_warps=2,
             )  # fmt: skip
     return out
 
