@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trellis_app.bench import commit, machine, warnings_heard
-from trellis_app.bench_pipeline import BLANK, PRESETS, RADII, RADIUS, PipelineBench, bench_on
+from trellis_app.bench_pipeline import BLANK, RADII, RADIUS, PipelineBench, bench_on
 from trellis_app.errors import MachineError
 from trellis_app.memory import GB
 from trellis_app.progress import TITLES
@@ -44,11 +44,12 @@ class Scarcity:
 def bench_out_of_memory(resolution: str, device: torch.device, memory_budget_gb: float | None) -> dict[str, Any]:
     """Memory made scarce, then hopeless, in each stage of a run: retry, message, and whether the next run works.
 
+    resolution: a preset of one pass (512 or 1024), for in a cascade random weights find voxels of their own.
     Scarce is what the models on the device take and hardly more, so the first attempt fails and one without them has
     room, if there were any.
     """
-    preset = PRESETS.get(resolution, resolution)
     with bench_on(device, memory_budget_gb) as bench:
+        preset = bench.pipeline.resolved(GenerationRequest(preset=resolution)).preset or resolution
         bench.steering.target, bench.steering.coarse = bench.targets(preset, RADII.get(preset, RADIUS), 1)
         cases = [_case(bench, preset, stage, hopeless) for stage in STARTS for hopeless in (False, True)]
     return {"cases": [asdict(case) for case in cases], "machine": machine(str(device)), "commit": commit()}

@@ -165,7 +165,7 @@ class Residency:
         first = Attempt(final=not self.can_shrink)
         yield first
         if first.failed:
-            LOG.warning("The GPU ran out of memory; trying again with less kept on it.")
+            LOG.warning("The GPU ran out of memory; trying again with less kept on it. (%s)", first.words)
             let_go()
             self.shrink()
             yield Attempt(final=True)
@@ -200,8 +200,10 @@ class Attempt(AbstractContextManager["Attempt"]):
 
     def __init__(self, *, final: bool) -> None:
         self.failed = False
+        self.words = ""  # of the error that was swallowed
         self._final = final
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         self.failed = out_of_memory(error) and not self._final
+        self.words = " ".join(str(error).split(". ")[:2]) if self.failed else ""
         return self.failed
