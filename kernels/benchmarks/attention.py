@@ -1,5 +1,7 @@
 """Attention of the released flows: 12 heads of 128, latent voxels to each other and to the picture's tokens.
 
+The kernels that come with torch, beside flash-attn 3 where it is installed: what the package buys.
+
 PYTHONPATH=kernels python kernels/benchmarks/attention.py [--device cpu|cuda]
 """
 
@@ -12,8 +14,8 @@ from functools import partial
 import torch
 from benchmarks.peers import flash_attention
 from benchmarks.workload import Case, benchmark
-from trellis_kernels.attention.op import attend
-from trellis_kernels.choice import REFERENCE
+from trellis_kernels.attention.op import CUDNN, CUDNN_FIRST, attend
+from trellis_kernels.choice import REFERENCE, TORCH
 
 from trellis_app.sparse.packing import Packing
 
@@ -35,13 +37,20 @@ def cases(device: torch.device, _rows: int) -> Iterator[Case]:
         qkv = torch.randn(queries.total, 3, HEADS, WIDTH, device=device, dtype=dtype)
         pair = torch.randn(keys.total, 2, HEADS, WIDTH, device=device, dtype=dtype)
         inputs = (qkv[:, 0], *pair.unbind(1), queries, keys)
+        ours = inference(partial(attend, *inputs, implementation=of_torch(device)))
         written_out = partial(attend, *inputs, implementation=REFERENCE)
         size = " + ".join(f"{n:,}" for n in lengths) + (f" to {picture:,}" if picture else " tokens")
         yield Case(
-            size, inference(partial(attend, *inputs)), written_out if queries.total <= MOST_WRITTEN_OUT else None, 1e-2,
+            size, ours, written_out if queries.total <= MOST_WRITTEN_OUT else None, 1e-2,
             flash_attention(*inputs[:3], queries, keys),
             4e-9 * HEADS * WIDTH * sum(n * m for n, m in zip(queries.lengths, keys.lengths, strict=True)),
         )  # fmt: skip
+
+
+def of_torch(device: torch.device) -> str:
+    """What the op chooses where no package is installed."""
+    preferred = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in CUDNN_FIRST
+    return CUDNN if preferred else TORCH
 
 
 def inference(run: partial[torch.Tensor]) -> partial[torch.Tensor]:
