@@ -1,13 +1,14 @@
 """Packed attention by every implementation against softmax written out in float64, for equal and unequal lengths."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from trellis_kernels.attention import flash
 from trellis_kernels.attention.op import CUDNN, FLASH3, attend
 from trellis_kernels.attention.sdpa import padded
-from trellis_kernels.choice import REFERENCE, TORCH
+from trellis_kernels.choice import REFERENCE, TORCH, installed
 
 from trellis_app.sparse.packing import Packing
 
@@ -71,6 +72,18 @@ def test_only_what_is_offered() -> None:
         attend(*draw(rows, rows, torch.float32), rows, rows, implementation="magic")
     with pytest.raises(ValueError, match="no flash-attn 3"):
         attend(*draw(rows, rows, torch.float32), rows, rows, implementation=FLASH3)
+
+
+def test_a_package_that_does_not_load_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build for another torch does not: its library lacks symbols."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol')")
+    for ask in (flash.interface, installed):
+        ask.cache_clear()
+    assert installed("flash_attn_interface")
+    assert flash.interface() is None
+    for ask in (flash.interface, installed):
+        ask.cache_clear()
 
 
 @pytest.mark.gpu
