@@ -17,12 +17,14 @@ from tests.tiny_bundle import write_tiny_bundle
 from trellis_app.devices import choose_device
 from trellis_app.errors import EmptyAssetError, MachineError, SettingsError
 from trellis_app.image.background import NoMatte
+from trellis_app.memory import MemoryPlan
 from trellis_app.models.material_vae import attributes
 from trellis_app.pipeline import ImageTo3D, cascade_coords
 from trellis_app.progress import RunClock
 from trellis_app.run import Run
 from trellis_app.sampling import schedule
 from trellis_app.settings import GenerationRequest
+from trellis_app.sparse.workspace import Workspace
 from trellis_app.types import DualGrid, FinishedAsset, ImageFeatures, Occupancy, OVoxel, PreparedImage, Stage
 from trellis_app.weights import load_bundle
 
@@ -206,6 +208,35 @@ def test_the_same_seed_gives_the_same_voxels_and_another_does_not(tiny):
     assert torch.equal(first.grid.coords, again.grid.coords)
     assert torch.equal(first.attributes, again.attributes)
     assert first.attributes.shape != other.attributes.shape or not torch.equal(first.attributes, other.attributes)
+
+
+def test_a_smaller_plan_gives_the_same_voxels(tiny, monkeypatch):
+    """The second attempt of every stage, with hardly any workspace and nothing kept."""
+    *_, usual = tiny.generate(blank(), GenerationRequest(seed=2), finish=False)
+    residency, plan = tiny._residency, tiny._residency.plan
+    frugal = MemoryPlan(plan.stays, space=Workspace(20_000), frugal=True)
+    monkeypatch.setattr(residency, "plan", plan)
+    monkeypatch.setattr(residency, "shrink", lambda: setattr(residency, "plan", frugal))
+    monkeypatch.setattr(type(residency), "can_shrink", True)
+    for name in ("structure", "shape", "material", "decode_shape", "decode_material"):
+        monkeypatch.setattr(tiny, name, failing_once(getattr(tiny, name)))
+    *_, found = tiny.generate(blank(), GenerationRequest(seed=2), finish=False)
+    assert residency.plan is frugal
+    assert torch.equal(found.result.grid.coords, usual.result.grid.coords)
+    torch.testing.assert_close(found.result.grid.dual, usual.result.grid.dual, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.result.attributes, usual.result.attributes, atol=1e-5, rtol=0)
+
+
+def failing_once(work):
+    """`work`, which the first time finds the GPU full."""
+    calls = itertools.count()
+
+    def attempt(*arguments, **options):
+        if next(calls) == 0:
+            raise torch.cuda.OutOfMemoryError("full")
+        return work(*arguments, **options)
+
+    return attempt
 
 
 def test_closing_a_run_stops_it_and_the_next_one_works(tiny):
