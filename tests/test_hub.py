@@ -223,7 +223,7 @@ def test_a_hub_that_stays_busy(mirror: Mirror) -> None:
     mirror.faults.status["a.safetensors"] = 503
     with pytest.raises(BundleError, match=r"it answered 503.*Try again later"):
         download(FILE)
-    assert len(mirror.asked("a.safetensors", "HEAD")) == 3
+    assert len(mirror.asked("a.safetensors", "HEAD")) >= 3
 
 
 def test_a_hub_that_is_busy_for_a_moment_is_asked_again(mirror: Mirror) -> None:

@@ -72,6 +72,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     for name, text in (("matte_config.py", CONFIG), ("matte.py", CODE), ("config.json", MATTE_JSON)):
         (tmp_path / "hub" / "owner" / "matte" / name).write_text(text)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path / "cache"), raising=False)  # before 5
     monkeypatch.setattr(features, "UNGATED", {"owner/dino": "owner/timm"})
     monkeypatch.setitem(PINNED, "owner/timm", COMMIT)
     with serving(tmp_path / "hub") as server:
