@@ -56,9 +56,11 @@ class Parts:
     def ordered_mask(self) -> torch.Tensor:
         """int32 [G, N]: the part's bits of the masks in its order."""
         parts, bits = self.order.shape[0], self.neighbours.shape[1] // self.order.shape[0]
-        own = [((1 << bits) - 1) << (part * bits) for part in range(parts)]
         ordered = self.mask.index_select(0, self.order.flatten()).view(self.order.shape)
-        return ordered if parts == 1 else ordered & torch.tensor(own, dtype=torch.int32).to(ordered.device)[:, None]
+        if parts == 1:
+            return ordered
+        shifts = bits * torch.arange(parts, dtype=torch.int32, device=ordered.device)
+        return ordered & (((1 << bits) - 1) << shifts)[:, None]
 
     def blocks(self, rows: int) -> Blocks:
         """The blocks of so many rows, a power of two up to ROW_PAD, part after part."""
