@@ -18,7 +18,7 @@ from trellis_kernels.dual_grid_faces.op import dual_grid_quads
 from trellis_kernels.grid_sample.op import grid_sample_3d
 from trellis_kernels.neighbour_map.op import neighbour_map
 from trellis_kernels.sparse_conv import gathered, triton
-from trellis_kernels.sparse_conv.op import submanifold_conv3d
+from trellis_kernels.sparse_conv.op import children_conv3d, submanifold_conv3d
 from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
 from trellis_kernels.voxel_index.op import build_voxel_index
 from triton.errors import TritonError
@@ -107,6 +107,22 @@ def check_conv(count: int, inputs: int, outputs: int, dtype: torch.dtype, *, aga
         assert torch.equal(one, two), f"{name}: a second run differs"
 
 
+def check_children(count: int, inputs: int, outputs: int) -> None:
+    """Some children of each voxel, in random order, against all eight by plain torch in fp32."""
+    torch.manual_seed(0)
+    neighbours = neighbour_map(shuffled_shell(count))
+    plan, parents = plan_conv(neighbours), len(neighbours)
+    shapes = [(parents, inputs), (8 * outputs, 3, 3, 3, inputs), (8 * outputs,)]
+    feats, weight, bias = (torch.randn(shape, device=GPU).half() for shape in shapes)
+    slots = torch.randperm(8 * parents, device=GPU)[: 4 * parents]
+    wide = submanifold_conv3d(feats.float(), weight.float(), bias.float(), neighbours, implementation="torch")
+    expected = wide.view(-1, outputs)[slots]
+    found, again = (children_conv3d(feats, weight, bias, plan, slots) for _ in range(2))
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert error <= TOLERANCE[torch.float16], f"off by {error:.2e} of the largest value"
+    assert torch.equal(found, again), "a second run differs"
+
+
 def checks() -> dict[str, Callable[[], None]]:
     """Every check by name."""
     named: dict[str, Callable[[], None]] = {
@@ -119,6 +135,12 @@ def checks() -> dict[str, Callable[[], None]]:
         for inputs, outputs in ((6, 33), (16, 16), (32, 64), (128, 128), (512, 256)):
             label = f"conv {inputs}->{outputs} {str(dtype)[6:]}"
             named[label] = lambda i=inputs, o=outputs, d=dtype: check_conv(20_001, i, o, d)
+    for count, channels in ((2_000, 1024), (9_000, 1024), (20_001, 512)):
+        named[f"conv {channels}->{channels} float16, {count} rows"] = lambda n=count, c=channels: check_conv(
+            n, c, c, torch.float16, against="torch"
+        )
+    for count, inputs, outputs in ((2_000, 1024, 512), (9_000, 512, 256), (20_000, 128, 64)):
+        named[f"children {inputs}->{outputs} float16"] = lambda n=count, i=inputs, o=outputs: check_children(n, i, o)
     named["conv 64->64 float16, 2 M rows"] = lambda: check_conv(2_000_000, 64, 64, torch.float16, against="torch")
     return named
 

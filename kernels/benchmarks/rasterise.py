@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from benchmarks.workload import Case, benchmark
-from trellis_kernels.choice import REFERENCE
-from trellis_kernels.rasterise.op import rasterise, rasterise_batch
+from benchmarks.workload import Case, Peer, benchmark
+from trellis_kernels.choice import REFERENCE, installed
+from trellis_kernels.rasterise.op import NVDIFFRAST, Fragments, rasterise, rasterise_batch
 
 VIEWS = ((5, 1024), (400, 1024), (500, 2048))  # cells along a side of the sphere, picture side
 ATLASES = ((224, 1024), (500, 2048), (500, 4096))  # charts along a side of the atlas, texture side
@@ -53,10 +53,17 @@ def cases(device: torch.device, rows: int) -> Iterator[Case]:
         for cells, side in sizes:
             clip, faces = make(cells, device)
             run = functools.partial(rasterise, clip, faces, (side, side))
-            yield Case(f"{make.__name__}, {len(faces):,} faces, {side}²", run)
+            yield Case(f"{make.__name__}, {len(faces):,} faces, {side}²", run, peer=nvdiffrast(run, device))
     clip, faces = sphere(40, device)
-    batch = clip.expand(16, -1, -1)
-    yield Case(f"16 spheres, {len(faces):,} faces, 512²", lambda: rasterise_batch(batch, faces, (512, 512)))
+    run = functools.partial(rasterise_batch, clip.expand(16, -1, -1), faces, (512, 512))
+    yield Case(f"16 spheres, {len(faces):,} faces, 512²", run, peer=nvdiffrast(run, device))
+
+
+def nvdiffrast(run: functools.partial[Fragments], device: torch.device) -> Peer | None:
+    """The same picture by nvdiffrast; it has nothing for a CPU."""
+    if device.type != "cuda":
+        return None
+    return Peer(NVDIFFRAST, functools.partial(run, implementation=NVDIFFRAST) if installed(NVDIFFRAST) else None)
 
 
 if __name__ == "__main__":

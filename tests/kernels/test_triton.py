@@ -87,7 +87,9 @@ ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, SHIFTED=True,
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, VOLUME=27, PARTS=1, BIASED=True, CHILDREN=True, MIRRORED=False)
+    constants = dict(
+        CI=channels, CO=channels, VOLUME=27, PARTS=1, BIASED=True, CHILDREN=True, MIRRORED=False, AHEAD=channels > 64
+    )
     constants |= dict(BM=rows, BN=columns, BK=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
     types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 7 + ["i32"] * 4)
@@ -97,7 +99,7 @@ def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, wa
 
 
 def weight_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, SPLITS=4, PARTS=3, BM=rows, BN=columns, BP=inner)
+    constants = dict(CI=channels, CO=channels, SPLITS=4, PARTS=3, AHEAD=channels > 64, BM=rows, BN=columns, BP=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
     types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 *i32 i32 i32 i32 i32"
     return Case(f"weight-{dtype}-{channels}", weight_kernel, types, constants, dict(num_warps=warps, num_stages=stages))

@@ -84,8 +84,8 @@ def neighbour_table(
 def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
     """Which kernel offsets any row of each block of `block` rows has; masks int32 [L] as `neighbour_mask` makes them.
 
-    Returns int32 [blocks, 32], the ascending offset numbers, each with the next one times 256 added and 0 after the
-    last, and how many they are, int32 [blocks]. `block` is a power of two.
+    Returns int32 [blocks, 32], the ascending offset numbers and 0 after the last, and how many they are,
+    int32 [blocks]. `block` is a power of two.
     """
     if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton

@@ -77,5 +77,4 @@ def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Te
     used = ((padded[..., None] >> bits) & 1).bool().any(dim=1)
     counts = used.sum(dim=1, dtype=torch.int32)
     offsets = torch.where(used, bits, LIST).sort(dim=1).values
-    offsets = torch.where(offsets == LIST, 0, offsets)
-    return offsets | torch.nn.functional.pad(offsets[:, 1:], (0, 1)) << 8, counts
+    return torch.where(offsets == LIST, 0, offsets), counts

@@ -109,12 +109,9 @@ def lists_kernel(masks, offsets, counts, count, LIST: tl.constexpr, BLOCK: tl.co
     mask = tl.reduce(tl.load(masks + i, mask=i < count, other=0), 0, either)
     v = tl.arange(0, LIST)
     used = (mask >> v) & 1
-    later = mask.to(tl.int64) >> (v + 1)
-    lowest = (later & -later).to(tl.float32).to(tl.int32, bitcast=True)
-    after = tl.where(later > 0, v + (lowest >> 23) - 126, 0)  # the exponent of a power of two is its logarithm
     total = tl.sum(used, axis=0)
     place = tl.where(used > 0, tl.cumsum(used, axis=0) - 1, total + v - tl.cumsum(used, axis=0))
-    tl.store(offsets + block.to(tl.int64) * LIST + place, tl.where(used > 0, v | after << 8, 0))
+    tl.store(offsets + block.to(tl.int64) * LIST + place, tl.where(used > 0, v, 0))
     tl.store(counts + block, total)
 
 

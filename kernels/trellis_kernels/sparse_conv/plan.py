@@ -76,7 +76,7 @@ class Parts:
         """
         parts, volume, blocks = self.order.shape[0], self.neighbours.shape[1], self.blocks(VISIT_ROWS)
         entry = torch.arange(blocks.offsets.shape[1], device=self.neighbours.device)
-        numbers = torch.where(entry < blocks.counts[:, None], blocks.offsets & 255, len(entry) - 1).long()
+        numbers = torch.where(entry < blocks.counts[:, None], blocks.offsets, len(entry) - 1).long()
         used = torch.zeros(blocks.offsets.shape, dtype=torch.uint8, device=numbers.device).scatter_(1, numbers, 1)
         by_offset = used[:, :volume].view(parts, -1, volume).sum(dim=0, dtype=torch.uint8).T.contiguous()
         order = torch.sort(by_offset, dim=1, descending=True, stable=True).indices

@@ -3,11 +3,12 @@
 Rows are taken in an order that puts like neighbourhoods together; a block of rows visits only the kernel offsets that
 any of its rows has. Sums are fp32; fp32 inputs are multiplied as three TF32 products (about fp32's accuracy).
 
-Both kernels find the rows of the next step while they work on this one: addresses that depend on a load of the same
-step would keep Triton from loading several steps ahead.
+Where a step is long, a kernel finds the rows of the next one meanwhile (AHEAD): addresses that depend on a load of the
+same step keep Triton from loading several steps ahead. Where it is short, that costs more than it gives.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -19,26 +20,30 @@ from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, Conv
 
 PROGRAMS = 1056  # of the weight gradient, eight for each multiprocessor of a large GPU
 SUM_BLOCK = 1024  # numbers of one program of the small kernels
+FEWEST_ROWS, FEW_ROWS = 4096, 50_000  # up to which nine parts, or three at fewer channels, pay
+MOST_PARTIAL = 512 << 20  # bytes of three parts' sums
+ROOMY = (9, 10)  # major compute capabilities: Hopper and Blackwell for data centres
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Size of a program's tile: rows, output columns, inner step, and how it is run; parts of the kernel offsets."""
+    """Size of a program's tile: rows, output columns, inner step, and how it is run."""
 
     rows: int
     columns: int
     inner: int
     warps: int
     stages: int
-    parts: int = 1
+    parts: int = 1  # of the kernel offsets, each with an order of the rows
+    ahead: bool = True  # finds the rows of the next step during this one
 
 
 @triton.jit(do_not_specialize=["count", "blocks", "length"])
 def forward_kernel(
     feats, weights, bias, out, order, column, slot, table, offsets, counts, sequence, count, blocks, length, stride,
     CI: tl.constexpr, CO: tl.constexpr, VOLUME: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr,
-    CHILDREN: tl.constexpr, MIRRORED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CHILDREN: tl.constexpr, MIRRORED: tl.constexpr, AHEAD: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """feats [N, CI] -> out [count, CO], or fp32 [PARTS, count, CO] sums over one part of the kernel offsets each.
 
@@ -64,11 +69,14 @@ def forward_kernel(
         place = tl.load(column + part * length + m, mask=m < length, other=0)
         first = tl.load(slot + block) * CO
     entries = offsets + unit.to(tl.int64) * 32
-    entry = tl.load(entries).to(tl.int64)  # an offset's number, and the next one's times 256
-    source = tl.load(table + (entry & 255) * stride + place)
+    if AHEAD:
+        v = tl.load(entries).to(tl.int64)
+        source = tl.load(table + v * stride + place)
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(tl.load(counts + unit) * STEPS):
-        v = entry & 255
+        if not AHEAD:
+            v = tl.load(entries + t // STEPS).to(tl.int64)
+            source = tl.load(table + v * stride + place)
         k = (t % STEPS) * BK + tl.arange(0, BK)
         exists = (source >= 0)[:, None]
         picked = feats + source[:, None].to(tl.int64) * CI + k[None, :]
@@ -83,12 +91,9 @@ def forward_kernel(
             a = tl.load(picked, mask=exists & (k < CI)[None, :], other=0.0)
             b = tl.load(w, mask=(k < CI)[:, None] & inside[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
-        if STEPS == 1:
-            source = tl.load(table + (entry >> 8) * stride + place)
-            entry = tl.load(entries + t + 1).to(tl.int64)
-        else:
-            entry = tl.load(entries + (t + 1) // STEPS).to(tl.int64)
-            source = tl.load(table + (entry & 255) * stride + place)
+        if AHEAD:
+            v = tl.load(entries + (t + 1) // STEPS).to(tl.int64)
+            source = tl.load(table + v * stride + place)
     if BIASED and PARTS == 1:
         total += tl.load(bias + first + n, mask=inside, other=0.0).to(tl.float32)[None, :]
     row = part.to(tl.int64) * count + target
@@ -118,7 +123,7 @@ def sum_kernel(
 @triton.jit
 def weight_kernel(
     feats, grad, partial, table, order, visits, counts, count, stride, blocks, volume,
-    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
+    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLITS, CO, V, CI]: sums of grad[target]^T feats[source] over a share of an offset's blocks of rows."""
@@ -134,20 +139,28 @@ def weight_kernel(
     used = tl.load(counts + v)
     begin, end = used * split // SPLITS, used * (split + 1) // SPLITS
     entries = visits + v.to(tl.int64) * blocks
-    row = tl.load(entries + tl.minimum(begin, blocks - 1)) * BP + p
-    source = tl.load(column + row)
-    target = tl.load(own + row, mask=row < count, other=0)
-    ahead = tl.load(entries + tl.minimum(begin + 1, blocks - 1))
+    entry = tl.load(entries + tl.minimum(begin, blocks - 1))
+    if AHEAD:
+        row = entry * BP + p
+        source = tl.load(column + row)
+        target = tl.load(own + row, mask=row < count, other=0)
+        entry = tl.load(entries + tl.minimum(begin + 1, blocks - 1))
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(begin, end):
+        if not AHEAD:
+            row = entry * BP + p
+            source = tl.load(column + row)
+            target = tl.load(own + row, mask=row < count, other=0)
+            entry = tl.load(entries + tl.minimum(t + 1, blocks - 1))
         exists = (source >= 0)[:, None]
         a = tl.load(grad + target[:, None].to(tl.int64) * CO + m[None, :], mask=exists & (m < CO)[None, :], other=0.0)
         b = tl.load(feats + source[:, None].to(tl.int64) * CI + n[None, :], mask=exists & (n < CI)[None, :], other=0.0)
         total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
-        row = ahead * BP + p
-        source = tl.load(column + row)
-        target = tl.load(own + row, mask=row < count, other=0)
-        ahead = tl.load(entries + tl.minimum(t + 2, blocks - 1))
+        if AHEAD:
+            row = entry * BP + p
+            source = tl.load(column + row)
+            target = tl.load(own + row, mask=row < count, other=0)
+            entry = tl.load(entries + tl.minimum(t + 2, blocks - 1))
     place = ((split * CO + m[:, None]).to(tl.int64) * volume + v) * CI + n[None, :]
     tl.store(partial + place, total.to(partial.dtype.element_ty), mask=(m < CO)[:, None] & (n < CI)[None, :])
 
@@ -200,38 +213,45 @@ def fit(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def offset_parts(count: int, channels: int) -> int:
-    """Into how many parts to take the kernel offsets of `count` rows.
+def offset_parts(count: int, inputs: int, outputs: int) -> int:
+    """Into how many parts to take the kernel offsets of `count` rows with Ci and Co channels.
 
-    Few rows have few that are alike in all offsets; summing the parts moves memory, many channels have work to hide it.
+    Few rows have few that are alike in all offsets, so most of a block's work is for neighbours that do not exist.
+    Parts save that work, 2 Ci operations a number, but move each number eight bytes a part more.
     """
-    if channels < 512:
+    if inputs < 512 or 12 * count * outputs > MOST_PARTIAL:
         return 1
-    return 9 if count <= 4096 else 3
+    if inputs < 1024:
+        return 3 if count <= FEW_ROWS else 1
+    return 9 if count <= FEWEST_ROWS else 3
 
 
-def forward_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
-    """Tile of the forward kernel for rows, Ci, Co and a dtype: the fastest at the decoder's levels on an H200."""
-    parts = offset_parts(count, min(inputs, outputs))
-    if dtype == torch.float32:
+@cache
+def is_roomy(device: torch.device) -> bool:
+    """Whether a program may hold the shared memory that the widest tiles need, 192 KiB."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in ROOMY
+
+
+def forward_tile(feats: torch.Tensor, count: int, outputs: int) -> Tile:
+    """Tile of the forward kernel for feats [N, Ci] -> [count, Co]: the fastest at the decoder's levels on an H200."""
+    inputs = feats.shape[1]
+    parts = offset_parts(count, inputs, outputs)
+    if feats.dtype == torch.float32:
         return Tile(64, fit(outputs, 64), fit(inputs, 32), 4, 2, parts)
-    columns, inner = fit(outputs, 256), fit(inputs, 64)
-    if columns == 256:
-        return Tile(128, columns, inner, 8, 4 if inputs < 512 else 3, parts)
-    return Tile(128, columns, inner, 4, 3 if columns == 128 else 2, parts)
+    columns, inner = fit(outputs, 256 if is_roomy(feats.device) else 128), fit(inputs, 64)
+    if columns < 128:
+        return Tile(128, columns, inner, 4, 4, parts, ahead=False)
+    return Tile(128, columns, inner, 4, 3, parts) if columns == 128 else Tile(128, columns, inner, 8, 4, parts)
 
 
-def children_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
-    """Like `forward_tile`, for outputs of one child."""
-    return forward_tile(count, inputs, outputs, dtype)
-
-
-def weight_tile(count: int, inputs: int, outputs: int, dtype: torch.dtype) -> Tile:
+def weight_tile(feats: torch.Tensor, outputs: int) -> Tile:
     """Tile of the weight gradient: `rows` output channels, `columns` input channels, `inner` rows of voxels a step."""
-    parts = offset_parts(count, min(inputs, outputs))
-    if dtype == torch.float32:
+    count, inputs = feats.shape
+    parts = offset_parts(count, inputs, outputs)
+    if feats.dtype == torch.float32:
         return Tile(fit(outputs, 64), fit(inputs, 64), VISIT_ROWS, 4, 2, parts)
-    return Tile(fit(outputs, 128), fit(inputs, 128), VISIT_ROWS, 4, 3, parts)
+    rows, columns = fit(outputs, 128), fit(inputs, 128)
+    return Tile(rows, columns, VISIT_ROWS, 4, 3, parts, ahead=rows * columns > 64 * 64)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -252,9 +272,9 @@ def forward(
 
     With `mirrored` the gradient of that: feats [N, Co], weights the same, no bias -> [N, Ci].
     """
-    count, inputs = plan.neighbours.shape[0], feats.shape[1]
+    count = plan.neighbours.shape[0]
     outputs = weights.shape[2 if mirrored else 0]
-    tile = tile or forward_tile(count, inputs, outputs, feats.dtype)
+    tile = tile or forward_tile(feats, count, outputs)
     if count == 0 or outputs == 0:
         return feats.new_empty((count, outputs))
     parts = plan.parts(tile.parts)
@@ -271,10 +291,10 @@ def children_forward(
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """feats [P, Ci], weights as stored [8 c, V, Ci], bias [8 c], slots int64 [M] parent * 8 + child -> [M, c]."""
-    inputs, outputs, count = feats.shape[1], weights.shape[0] // 8, slots.shape[0]
+    outputs, count = weights.shape[0] // 8, slots.shape[0]
     if count == 0 or outputs == 0:
         return feats.new_empty((count, outputs))
-    tile = tile or children_tile(count, inputs, outputs, feats.dtype)
+    tile = tile or forward_tile(feats, count, outputs)
     parts = plan.parts(tile.parts)
     known = parts.child_rows.get(tile.rows)
     if known is None or known[0] is not slots:
@@ -319,8 +339,8 @@ def run_forward(
             feats, weights, added, sums, rows.target, rows.column, rows.slot, parts.table,
             rows.blocks.offsets, rows.blocks.counts, rows.blocks.sequence, count, blocks, length, parts.table.shape[1],
             CI=inputs, CO=outputs, VOLUME=weights.shape[1], PARTS=groups, BIASED=bias is not None, CHILDREN=children,
-            MIRRORED=mirrored, BM=tile.rows, BN=tile.columns, BK=tile.inner, PRECISION=precision(feats.dtype),
-            num_warps=tile.warps, num_stages=tile.stages,
+            MIRRORED=mirrored, AHEAD=tile.ahead, BM=tile.rows, BN=tile.columns, BK=tile.inner,
+            PRECISION=precision(feats.dtype), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if groups > 1:
             sum_kernel[(triton.cdiv(count * outputs, SUM_BLOCK),)](
@@ -355,7 +375,7 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     (count, inputs), outputs, volume = feats.shape, grad.shape[1], plan.neighbours.shape[1]
     if count == 0:
         return feats.new_zeros((outputs, volume, inputs))
-    tile = tile or weight_tile(count, inputs, outputs, feats.dtype)
+    tile = tile or weight_tile(feats, outputs)
     tiles = triton.cdiv(outputs, tile.rows) * triton.cdiv(inputs, tile.columns)
     splits = max(1, min(PROGRAMS // (tiles * volume), count // 1024))
     parts = plan.parts(tile.parts)
@@ -365,7 +385,7 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     with on_device(feats.device):
         weight_kernel[(tiles * splits, volume)](
             feats, grad, partial, parts.table, parts.order, visits, counts, count, parts.table.shape[1],
-            visits.shape[1], volume, CI=inputs, CO=outputs, SPLITS=splits, PARTS=parts.order.shape[0],
+            visits.shape[1], volume, CI=inputs, CO=outputs, SPLITS=splits, PARTS=parts.order.shape[0], AHEAD=tile.ahead,
             BM=tile.rows, BN=tile.columns, BP=VISIT_ROWS, PRECISION=precision(feats.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
