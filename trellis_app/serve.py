@@ -126,7 +126,8 @@ def deployed(settings: AppSettings, share: Share, count: int) -> Iterator[Worker
 
 def _ray() -> tuple[Any, Any]:
     """The modules ray and ray.serve."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it when it is imported
+    # Ray reads these when it is imported. The workers are the app, not something in the background.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     try:
         import ray
         from ray import serve
