@@ -89,6 +89,14 @@ def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
         assert row == union + [0] * (32 - used)
 
 
+@pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
+def test_many_rows_stay_in_runs(implementation: str) -> None:
+    masks = torch.randint(0, 1 << 27, ((1 << 20) + 77,), generator=torch.Generator().manual_seed(1)).int()
+    ranks = part_ranks(masks, 1, 27, implementation=implementation)[0]
+    assert torch.equal(ranks & (1 << 27) - 1, gray_to_binary(masks))
+    assert torch.equal(ranks >> 27, torch.arange(len(masks)).int() >> 18)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_the_box_ends_are_no_neighbours(implementation: str) -> None:
     """Keys of (x, 0) and (x - 1, last) are close; they must not be taken for neighbours."""

@@ -1,6 +1,7 @@
 """Rasteriser: fast versions against the reference, exact coverage, clipping, peeling, and checks of the door."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -56,6 +57,15 @@ def test_matches_reference(implementation: str, size: tuple[int, int]) -> None:
         device = _device(implementation)
         actual = rasterise(clip.to(device), faces.to(device), size, implementation=implementation)
         _same(actual, expected)
+
+
+def test_nvdiffrast_is_not_asked_for_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not the package is there: by itself the door takes our own, by name it says what is missing."""
+    monkeypatch.setitem(sys.modules, "nvdiffrast", None)  # importing it fails
+    clip, faces = _soup(0)
+    _same(rasterise(clip, faces, (20, 31)), rasterise(clip, faces, (20, 31), implementation="reference"))
+    with pytest.raises(ValueError, match="nvdiffrast draws one layer"):
+        rasterise(clip, faces, (20, 31), implementation="nvdiffrast")
 
 
 @pytest.mark.gpu

@@ -112,7 +112,7 @@ CASES = [
     Case("map", map_kernel, "*i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
     Case("mask", mask_kernel, "*i32 *i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
-    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BITS=9, BLOCK=1024), {}),
+    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BITS=9, RUN_BITS=31, BLOCK=1024), {}),
     Case("lists", lists_kernel, "*i32 *i32 *i32 i32", dict(LIST=32, BLOCK=128), WARP),
     Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, PART=9, ROWS=64, PAD=16), {}),
     Case("sum", sum_kernel, "*fp32 *fp16 *i64 *fp16 i32", SUMMED, {}),

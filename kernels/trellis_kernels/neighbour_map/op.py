@@ -97,8 +97,9 @@ def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto"
 def part_ranks(masks: torch.Tensor, parts: int, volume: int, *, implementation: str = "auto") -> torch.Tensor:
     """int32 [N] masks of V offsets -> int32 [G, N]: sorting them groups rows that are alike in a part of the offsets.
 
-    A rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << ceil(V / G) for part g of
-    G equal parts: all ranks of a part are below those of the next.
+    A rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << V / G for part g of G equal
+    parts: all ranks of a part are below those of the next. Where there is one part and very many rows, runs of them
+    stay apart instead, so that what neighbouring rows read is still in the cache: run r has r << V added, which wraps.
     """
     if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton

@@ -9,6 +9,7 @@ import torch
 from trellis_kernels.voxel_index.reference import find_keys, pack_offset, sort_keys
 
 LIST = 32  # entries of a block's list of kernel offsets
+MANY_ROWS, RUN_BITS = 1 << 20, 18  # 2^18 rows of 64 channels in 16 bits take 32 MiB, less than a large GPU's cache
 
 
 def kernel_offsets(kernel_size: int, dilation: int) -> list[tuple[int, int, int]]:
@@ -59,7 +60,15 @@ def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
     """int32 [N] -> int32 [parts, N], see the door; `bits` offsets a part."""
     shifts = torch.arange(parts, dtype=torch.int32, device=masks.device)[:, None]
     words = (masks >> (shifts * bits)) & ((1 << bits) - 1)
-    return gray_to_binary(words) | shifts << bits
+    groups = shifts
+    if runs_apart(parts, masks.shape[0]):
+        groups = torch.arange(masks.shape[0], dtype=torch.int32, device=masks.device)[None] >> RUN_BITS
+    return gray_to_binary(words) | groups << bits
+
+
+def runs_apart(parts: int, count: int) -> bool:
+    """Whether the order of the rows keeps runs of 2^RUN_BITS rows apart."""
+    return parts == 1 and count > MANY_ROWS
 
 
 def gray_to_binary(code: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
-from trellis_kernels.neighbour_map.reference import LIST
+from trellis_kernels.neighbour_map.reference import LIST, RUN_BITS, runs_apart
 from trellis_kernels.voxel_index.triton import find
 
 TILE = 1024  # look-ups of one program
@@ -85,14 +85,15 @@ def mask_kernel(neighbours, out, count, VOLUME: tl.constexpr, ROWS: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["count"])
-def rank_kernel(masks, out, count, BITS: tl.constexpr, BLOCK: tl.constexpr):
+def rank_kernel(masks, out, count, BITS: tl.constexpr, RUN_BITS: tl.constexpr, BLOCK: tl.constexpr):
     """Masks int32 [N] -> ranks int32 [parts, N]: bits of a word become the parity of the bits from the top to them."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     part = tl.program_id(1)
     code = (tl.load(masks + i, mask=i < count, other=0) >> (part * BITS)) & ((1 << BITS) - 1)
     for k in tl.static_range(5):
         code ^= code >> (1 << k)
-    tl.store(out + part.to(tl.int64) * count + i, code | part << BITS, mask=i < count)
+    group = part + (i >> RUN_BITS).to(tl.int32)
+    tl.store(out + part.to(tl.int64) * count + i, code | group << BITS, mask=i < count)
 
 
 @triton.jit
@@ -154,7 +155,9 @@ def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
     out = torch.empty((parts, count), dtype=torch.int32, device=masks.device)
     if count:
         with on_device(masks.device):
-            rank_kernel[(triton.cdiv(count, TILE), parts)](masks, out, count, BITS=bits, BLOCK=TILE)
+            rank_kernel[(triton.cdiv(count, TILE), parts)](
+                masks, out, count, BITS=bits, RUN_BITS=RUN_BITS if runs_apart(parts, count) else 31, BLOCK=TILE
+            )
     return out
 
 

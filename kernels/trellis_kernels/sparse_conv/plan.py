@@ -110,7 +110,7 @@ class ConvPlan:
         return self.known[count]
 
     def _order(self, parts: int) -> torch.Tensor:
-        """int32 [parts, N]: one sort of all ranks, which rise from part to part."""
+        """int32 [parts, N]: one sort of all ranks, those of a part together."""
         count, volume = self.neighbours.shape
         ranks = part_ranks(self.mask, parts, volume)
         order = torch.sort(ranks.flatten(), stable=True).indices.view(parts, count)
