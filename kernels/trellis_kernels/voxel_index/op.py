@@ -47,15 +47,15 @@ def build_voxel_index(coords: torch.Tensor, *, implementation: str = "auto") -> 
     if chosen == TRITON:
         from trellis_kernels.voxel_index import triton
 
-        row_keys, slot_rows = triton.build(coords, 2 * table_slots(coords.shape[0]))
+        row_keys, slot_rows = triton.build(coords, table_slots(coords.shape[0], share=3))
         return VoxelIndex(row_keys, slot_rows, chosen)
     sorted_keys, sorted_rows = reference.sort_keys(coords)
     return VoxelIndex(sorted_keys, sorted_rows, chosen)
 
 
-def table_slots(count: int) -> int:
-    """Slots of a hash table for `count` keys: the power of two that leaves it at most half full."""
-    return max(8, 1 << (2 * count - 1).bit_length())
+def table_slots(count: int, share: int = 2) -> int:
+    """Slots of a hash table for `count` keys: the power of two that leaves it at most 1 / share full."""
+    return max(8, 1 << (share * count - 1).bit_length())
 
 
 def check_coords(coords: torch.Tensor) -> None:

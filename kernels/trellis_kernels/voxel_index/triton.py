@@ -36,7 +36,7 @@ def slot_of(key, mask):
 def next_slot(slot, mask):
     """The same place in the next group; after the last group one place on, so that every slot is tried."""
     moved = slot + 8
-    return (moved & mask) + (moved > mask).to(tl.int32)
+    return (moved + (moved > mask).to(tl.int32)) & mask
 
 
 @triton.jit
