@@ -1,12 +1,16 @@
 """Several assets in one call: each equals its single run, and what befalls one does not harm the others."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
 
 from tests.tiny_bundle import write_tiny_bundle
-from trellis_app.batch import Outcome, Sample, generate_batch, group_size
+from trellis_app import batch
+from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch, group_size
 from trellis_app.errors import BundleError, EmptyAssetError
+from trellis_app.memory import MemoryPlan
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.settings import GenerationRequest
 from trellis_app.types import OVoxel, StageEvent
@@ -158,3 +162,25 @@ def test_nothing_is_made_of_nothing(tiny):
 
 def test_on_a_cpu_samples_run_alone_unless_asked_otherwise(tiny):
     assert group_size(tiny) == 1
+    assert finishing_lead(tiny) == 0
+
+
+@pytest.mark.parametrize(
+    ("free", "taken", "stays", "size", "lead"),
+    [
+        (140, 0, "abc", 4, 2),  # nothing is loaded yet: the models will take 10
+        (23, 0, "abc", 2, 2),
+        (13, 10, "abc", 2, 2),  # all are loaded
+        (11, 6, "abc", 1, 0),
+        (11, 0, "a", 1, 0),  # 2 stay, two of 4 come and go
+        (19, 0, "a", 1, 2),
+    ],
+)
+def test_what_the_memory_holds(monkeypatch, free, taken, stays, size, lead):
+    """GB: models of 2, 4 and 4, a sample of 3, finishing of 4.8."""
+    sizes = {"a": 2, "b": 4, "c": 4}
+    bundle = SimpleNamespace(config=SimpleNamespace(models=sizes), weight_bytes=lambda key, _: sizes[key] * 10**9)
+    pipeline = SimpleNamespace(device=torch.device("cuda"), bundle=bundle, plan=MemoryPlan(frozenset(stays)))
+    monkeypatch.setattr(batch, "free_gb", lambda device: free)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken * 10**9)
+    assert (group_size(pipeline), finishing_lead(pipeline)) == (size, lead)

@@ -19,8 +19,8 @@ def tripled(item: int, notify, check) -> int:
     return 3 * item
 
 
-def test_results_come_in_order_and_on_a_cpu_before_the_next_item():
-    with Beside(CPU, tripled) as beside:
+def test_results_come_in_order_and_without_a_lead_before_the_next_item():
+    with Beside(CPU, tripled, lead=0) as beside:
         for item in range(4):
             assert [made for made in beside.take(item) if isinstance(made, int)] == [3 * item]
         assert list(beside.rest()) == []
@@ -33,8 +33,7 @@ def test_items_wait_while_the_caller_goes_on():
         gate.wait(10)
         return tripled(item, notify, check)
 
-    with Beside(CPU, held) as beside:
-        beside._lead = 2  # as on a GPU
+    with Beside(CPU, held, lead=2) as beside:
         assert list(beside.take(1)) == list(beside.take(2)) == list(beside.ready()) == []
         gate.set()
         assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
@@ -46,7 +45,7 @@ def test_events_of_the_work_are_told_while_the_caller_waits():
         time.sleep(0.8)
         return made
 
-    with Beside(CPU, slow) as beside:
+    with Beside(CPU, slow, lead=0) as beside:
         *events, result = beside.take(5)
     assert {event.label for event in events} == {"item 5"}
     assert result == 15
@@ -65,13 +64,12 @@ def test_leaving_stops_the_work_at_its_next_check():
             stopped.set()
             raise
 
-    with Beside(CPU, endless) as beside:
-        beside._lead = 2
+    with Beside(CPU, endless, lead=2) as beside:
         assert list(beside.take(1)) == []
         assert begun.wait(5)
     assert stopped.wait(1)
 
 
 def test_an_error_of_the_work_is_raised_to_the_caller():
-    with Beside(CPU, lambda item, notify, check: 1 // item) as beside, pytest.raises(ZeroDivisionError):
+    with Beside(CPU, lambda item, notify, check: 1 // item, lead=0) as beside, pytest.raises(ZeroDivisionError):
         list(beside.take(0))

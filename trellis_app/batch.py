@@ -24,7 +24,7 @@ import torch
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
-from trellis_app.memory import FINISH_GB, free_gb
+from trellis_app.memory import FINISH_GB, GB, free_gb
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
 from trellis_app.run import Run
@@ -33,6 +33,7 @@ from trellis_app.types import ImageFeatures, MaterialLatent, OVoxel, PreparedIma
 
 LOG = logging.getLogger(__name__)
 MOST_TOGETHER = 4  # more fill no GPU better
+MOST_WAITING = 2  # assets in main memory, to be finished
 SAMPLE_GB = 3.0  # of a flow at 49,152 tokens: keys and values of the picture, activations, both latents
 
 
@@ -91,8 +92,23 @@ def group_size(pipeline: ImageTo3D) -> int:
     """How many samples to sample together: on a CPU one, which keeps its cores busy; on a GPU what the memory holds."""
     if pipeline.device.type == "cpu":
         return 1
-    room = free_gb(pipeline.device) - FINISH_GB
-    return max(1, min(MOST_TOGETHER, int(room // SAMPLE_GB)))
+    return max(1, min(MOST_TOGETHER, int((room_gb(pipeline) - FINISH_GB) // SAMPLE_GB)))
+
+
+def finishing_lead(pipeline: ImageTo3D) -> int:
+    """How many assets may wait to be finished beside the sampling of the next: where a GPU has room for both."""
+    beside = pipeline.device.type != "cpu" and room_gb(pipeline) >= FINISH_GB + SAMPLE_GB
+    return MOST_WAITING if beside else 0
+
+
+def room_gb(pipeline: ImageTo3D) -> float:
+    """What a GPU has beside the models that stay and two that come, whether they are there yet or not."""
+    device, stays = pipeline.device, pipeline.plan.stays
+    sizes = {key: pipeline.bundle.weight_bytes(key, device) for key in pipeline.bundle.config.models}
+    staying = sum(size for key, size in sizes.items() if key in stays)
+    coming = 2 * max((size for key, size in sizes.items() if key not in stays), default=0)
+    taken = torch.cuda.memory_allocated(device)
+    return free_gb(device) + (taken - max(staying + coming, taken)) / GB
 
 
 def _run(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationRequest) -> Beats:

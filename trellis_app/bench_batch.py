@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trellis_app.batch import Outcome, Sample, generate_batch
+from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch
 from trellis_app.bench import commit, machine
 from trellis_app.bench_pipeline import BLANK, RADII, RADIUS, PipelineBench, bench_on, error, settle
 from trellis_app.beside import Beside, Notify
@@ -103,15 +103,17 @@ def finished_batch(
 ) -> Generator[FinishedAsset, None, None]:
     """A batch whose assets are finished beside the sampling."""
 
+    lead = finishing_lead(pipeline)
+
     def work(outcome: Outcome, notify: Notify, check: Check) -> FinishedAsset:
         assert outcome.voxels is not None
-        for event in pipeline.finish(outcome.voxels, request.finish, RunClock()):
+        for event in pipeline.finish(outcome.voxels, request.finish, RunClock(), alone=not lead):
             check()
             notify(event)
         assert isinstance(event.result, FinishedAsset)
         return event.result
 
-    with Beside(pipeline.device, work) as finishing:
+    with Beside(pipeline.device, work, lead=lead) as finishing:
         for beat in generate_batch(pipeline, samples, request, together=together):
             if isinstance(beat, Outcome):
                 yield from (ready for ready in finishing.take(beat) if isinstance(ready, FinishedAsset))

@@ -17,19 +17,17 @@ from trellis_app.types import StageEvent
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Notify = Callable[[StageEvent], None]
-LEAD = 2  # items that may wait or be worked on while the caller goes on, on a GPU
 
 
 class Beside(Generic[Item, Result], AbstractContextManager["Beside[Item, Result]"]):
-    """One item after the other in a thread, on a GPU in a stream of its own; leaving the block stops the work.
+    """One item after the other in a thread, on a GPU in a stream of its own; leaving the block stops the work."""
 
-    On a CPU the caller waits for each item: its cores are busy with one thing.
-    """
+    def __init__(self, device: torch.device, work: Callable[[Item, Notify, Check], Result], *, lead: int) -> None:
+        """work: makes the result of an item, tells its events, and calls the check at least every half second.
 
-    def __init__(self, device: torch.device, work: Callable[[Item, Notify, Check], Result]) -> None:
-        """work: makes the result of an item, tells its events, and calls the check at least every half second."""
-        self._work, self._stop = work, StopSignal()
-        self._lead = LEAD if device.type == "cuda" else 0
+        lead: items that may wait or be worked on while the caller goes on; with 0 the caller waits for each.
+        """
+        self._work, self._stop, self._lead = work, StopSignal(), lead
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[Result]] = deque()

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trellis_app.batch import Outcome, Sample, generate_batch
+from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch
 from trellis_app.beside import Beside, Notify
 from trellis_app.errors import EmptyAssetError, PictureError, TrellisError
 from trellis_app.export.files import check_folder
@@ -102,18 +102,29 @@ def stems(pictures: Sequence[Path]) -> list[str]:
 def _produced(
     pipeline: ImageTo3D, orders: Sequence[Order], options: JobOptions
 ) -> Generator[StageEvent | Product, None, None]:
-    """The product of each order, finished and written while the next ones are sampled where there is a GPU."""
+    """The product of each order, finished and written while the next ones are sampled where a GPU has room for both."""
+    lead = finishing_lead(pipeline)
 
     def work(outcome: Outcome, notify: Notify, check: Check) -> Product:
-        order = orders[outcome.index]
+        assert outcome.voxels is not None
+        order, log, asset = orders[outcome.index], RunLog(), None
+        clock = RunClock({Stage.FINISH: 1.0})
         try:
-            return Product(order.name, _written(pipeline, order, outcome, options, notify, check))
+            with closing(pipeline.finish(outcome.voxels, order.request.finish, clock, alone=not lead)) as events:
+                for event in events:
+                    check()
+                    log.note(event)
+                    notify(event)
+                    asset = event.result
+            assert isinstance(asset, FinishedAsset)
+            made = replace(outcome, seconds=outcome.seconds | log.rounded())
+            return Product(order.name, _written(pipeline, order, made, asset, options, check))
         except TrellisError as error:
             return Product(order.name, error=error)
 
     samples = [Sample(order.picture, order.request.seed) for order in orders]
     with (
-        Beside(pipeline.device, work) as finishing,
+        Beside(pipeline.device, work, lead=lead) as finishing,
         closing(generate_batch(pipeline, samples, orders[0].request)) as beats,
     ):
         for beat in beats:
@@ -128,23 +139,15 @@ def _produced(
 
 
 def _written(
-    pipeline: ImageTo3D, order: Order, outcome: Outcome, options: JobOptions, notify: Notify, check: Check
+    pipeline: ImageTo3D, order: Order, made: Outcome, asset: FinishedAsset, options: JobOptions, check: Check
 ) -> tuple[Path, ...]:
-    """Finish an asset and write its files, all or none."""
-    assert outcome.voxels is not None
-    log, asset = RunLog(), None
-    with closing(pipeline.finish(outcome.voxels, order.request.finish, RunClock({Stage.FINISH: 1.0}))) as events:
-        for event in events:
-            check()
-            log.note(event)
-            notify(event)
-            asset = event.result
-    assert isinstance(asset, FinishedAsset)
+    """The files of a finished asset, all or none."""
+    assert made.voxels is not None
     record = settings_record(order.request, pipeline.samplers(order.request), bundle=pipeline.bundle.name)
-    source = ExportSource(asset, outcome.voxels, order.request.finish, options.files, record)
-    sidecar = {**record, "warnings": order.picture.warnings, "seconds": {**outcome.seconds, **log.rounded()}}
-    if outcome.together > 1:
-        sidecar["sampled_together"] = outcome.together  # so many assets shared the seconds of the sampling
+    source = ExportSource(asset, made.voxels, order.request.finish, options.files, record)
+    sidecar = {**record, "warnings": order.picture.warnings, "seconds": made.seconds}
+    if made.together > 1:
+        sidecar["sampled_together"] = made.together  # so many assets shared the seconds of the sampling
     written = write_all(source, options.folder, order.name, options.formats, sidecar=sidecar, check=check)
     return tuple(path for paths in written.values() for path in paths)
 

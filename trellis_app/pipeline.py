@@ -34,7 +34,7 @@ from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
 from trellis_app.image.features import ImageEncoder, load_image_encoder
-from trellis_app.memory import limit_process, out_of_memory, plan
+from trellis_app.memory import MemoryPlan, limit_process, out_of_memory, plan
 from trellis_app.models.condition import ConditionMemory
 from trellis_app.models.flow_transformer import FlowTransformer
 from trellis_app.models.fp8 import check_fp8, use_fp8
@@ -115,6 +115,11 @@ class ImageTo3D(Catalogue):
             memory_budget_gb=settings.memory_budget_gb,
             precision=settings.precision,
         )
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """What stays on the GPU."""
+        return self._residency.plan
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
@@ -221,15 +226,18 @@ class ImageTo3D(Catalogue):
             raw = decoder(latent, guides, self._residency.plan.space).raw
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
-    def finish(self, asset: OVoxel, options: FinishOptions, clock: RunClock) -> Generator[StageEvent, None, None]:
+    def finish(
+        self, asset: OVoxel, options: FinishOptions, clock: RunClock, *, alone: bool = True
+    ) -> Generator[StageEvent, None, None]:
         """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset.
 
         Works on the pipeline's device, and on the CPU where the GPU has no room. Beats every half second with the step
-        at work, and can be closed at any beat.
+        at work, and can be closed at any beat. alone: models may leave the GPU to make room, for no other thread works.
         """
-        self._residency.rest()
+        if alone:
+            self._residency.rest()
         try:
-            for attempt in self._residency.attempts(self._drop_recordings):
+            for attempt in self._residency.attempts(self._drop_recordings) if alone else (Attempt(final=True),):
                 with attempt:
                     yield from self._finish(on_device(asset, self.device), options, clock)
             return
