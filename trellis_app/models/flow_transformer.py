@@ -122,7 +122,7 @@ class CrossAttention(nn.Module):
     def keys_and_values(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B * L, cond] -> keys and values [B * L, H, D]."""
         k, v = self.to_kv(tokens).unflatten(1, (2, self.heads, -1)).unbind(1)
-        return self.row_ops.norm_heads(k, self.k_rms_norm.gamma), v
+        return self.row_ops.norm_heads(k, self.k_rms_norm.gamma), v.contiguous()  # the keys before the norm are let go
 
     def forward(self, x: Normed, packing: Packing, memory: BlockMemory) -> torch.Tensor:
         q = self.row_ops.norm_heads(self.to_q(x).unflatten(1, (self.heads, -1)), self.q_rms_norm.gamma)
