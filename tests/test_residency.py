@@ -18,11 +18,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("budget", "stays", "ahead"),
     [
-        (24, set(RELEASED), False),
-        (16, {"shape", "material", "encoder", "flow 0"}, True),
-        (12, {"shape", "material"}, True),
-        (9, {"material", "shape"}, False),
-        (8, {"material"}, False),
+        (32, set(RELEASED), False),
+        (24, set(RELEASED) - {"flow 4"}, True),
+        (12, {"material"}, True),
+        (9, {"material"}, False),
+        (8, set(), False),
         (6, set(), False),
         (1, set(), False),
     ],

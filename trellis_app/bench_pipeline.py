@@ -25,6 +25,7 @@ from trellis_app.bench_models import RandomBundle, Steering, Target, random_enco
 from trellis_app.image.background import NoMatte
 from trellis_app.image.features import ImageEncoder
 from trellis_app.manifest import CASCADES
+from trellis_app.memory import out_of_memory
 from trellis_app.models.flow_transformer import FlowTransformer, plain_path
 from trellis_app.models.fp8 import check_fp8
 from trellis_app.models.material_vae import MaterialDecoder
@@ -276,27 +277,35 @@ class PipelineOptions:
 def bench_pipeline(resolutions: list[str], device: torch.device, options: PipelineOptions) -> dict[str, Any]:
     """Each resolution `runs` times after a first one, and once with another number of tokens."""
     report: dict[str, Any] = {}
-    free = options.memory_budget_gb is None
     if options.precision == "fp8":
         check_fp8(device)
     with bench_on(device, options.memory_budget_gb) as bench:
         for preset in (PRESETS.get(name, name) for name in resolutions):
-            radius = RADII.get(preset, RADIUS)
-            targets = bench.targets(preset, radius, 1)
-            errors = {}
-            if options.precision == "fp8" or (free and len(targets[0].coords) < ERROR_TOKENS):
-                errors = bench.errors(preset, targets, options.precision)
-            if bench.pipeline.precision != options.precision:
-                bench.anew(options.precision)
-            with warnings_heard() as warnings:
-                first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
-            targets = bench.targets(preset, OTHER * radius, 1)
-            report[preset] = summary(first, warm, bench.run(preset, targets, None))
-            report[preset]["memory"] = memory_taken([first, *warm], device, options.memory_budget_gb)
-            report[preset]["warnings"] = warnings
-            report[preset]["relative_errors"] = errors
-            del targets
+            try:
+                report[preset] = measured(bench, preset, options)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                report[preset] = {"out_of_memory": str(error)}
+                torch.cuda.empty_cache()
     return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
+
+
+def measured(bench: PipelineBench, preset: str, options: PipelineOptions) -> dict[str, Any]:
+    """The report of one preset; raises OutOfMemoryError where the smallest plan is too large."""
+    radius, errors = RADII.get(preset, RADIUS), {}
+    targets = bench.targets(preset, radius, 1)
+    few = options.memory_budget_gb is None and len(targets[0].coords) < ERROR_TOKENS
+    if options.precision == "fp8" or few:
+        errors = bench.errors(preset, targets, options.precision)
+    if bench.pipeline.precision != options.precision:
+        bench.anew(options.precision)
+    with warnings_heard() as warnings:
+        first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
+    targets = bench.targets(preset, OTHER * radius, 1)
+    report = summary(first, warm, bench.run(preset, targets, None))
+    memory = memory_taken([first, *warm], bench.device, options.memory_budget_gb)
+    return {**report, "memory": memory, "warnings": warnings, "relative_errors": errors}
 
 
 def memory_taken(runs: list[list[StageRun]], device: torch.device, budget_gb: float | None) -> dict[str, Any]:
@@ -342,6 +351,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [head]
     for preset, result in report.items():
         if not isinstance(result, dict) or "stages" not in result:
+            lines += [f"{preset:<13} {result['out_of_memory']}"] if "out_of_memory" in result else []
             continue
         for s in result["stages"]:
             share = "" if s["share_of_floor"] is None else f"{s['share_of_floor']:.0%}"

@@ -15,8 +15,8 @@ from trellis_app.sparse.workspace import AMPLE, Workspace
 GB = 10**9
 CONTEXT_GB = 0.85  # CUDA itself, its libraries and compiled kernels: outside torch's allocator
 FINISH_GB = 4.8  # the largest finishing
-KEPT_GB = 1.7  # beside flows that stay: their recorded passes, and what memory that is never given back splinters into
-FLOW_GB = 3.0  # beside a flow's weights: 21,000 tokens, keys and values of the picture, results of the stages before
+KEPT_GB = 3.0  # beside flows that stay: their recorded passes, and what memory that is never given back splinters into
+FLOW_GB = 4.0  # beside a flow's weights: 21,000 tokens, the picture's keys and values, results before it, splinters
 DECODER_GB = 3.6  # a decoder's weights, the features that it cannot do without, and its results
 LEAST_SPACE, MOST_SPACE = 64 << 20, AMPLE.size
 SLACK = 3  # of what a plan leaves free, one part is planned with: sizes are estimates, and memory splinters
