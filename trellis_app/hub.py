@@ -34,10 +34,13 @@ from trellis_app.released import CHECKPOINTS, STRUCTURE_REPOSITORY
 
 LOG = logging.getLogger(__name__)
 FULL_BUNDLE = "microsoft/TRELLIS.2-4B"
+DINOV3, MATTE = "facebook/dinov3-vitl16-pretrain-lvd1689m", "briaai/RMBG-2.0"  # gated; their open twins:
 OPEN_DINOV3, OPEN_MATTE = "timm/vit_large_patch16_dinov3.lvd1689m", "ZhengPeng7/BiRefNet"
 PINNED = {
     FULL_BUNDLE: "af44b45f2e35a493886929c6d786e563ec68364d",
     STRUCTURE_REPOSITORY: "25e0d31ffbebe4b5a97464dd851910efc3002d96",
+    DINOV3: "ea8dc2863c51be0a264bab82070e3e8836b02d51",
+    MATTE: "5df4c9c76d8170882c34f6986e848ee07fd0ba43",
     OPEN_DINOV3: "30c1109559f65dea34316b0d4842d35c5771fe11",
     OPEN_MATTE: "e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4",
 }

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from trellis_app.errors import BundleError, PictureError
 from trellis_app.fetching import fetched
-from trellis_app.hub import MODEL_FILE, OPEN_MATTE, HubFile, explained
+from trellis_app.hub import MATTE, MODEL_FILE, OPEN_MATTE, HubFile, explained
 from trellis_app.image.cutout import Matte
 from trellis_app.image.features import normalised_pixels
 from trellis_app.manifest import Part
@@ -21,7 +21,7 @@ from trellis_app.models.matting import MattingUNet
 from trellis_app.weights import Bundle
 
 LOG = logging.getLogger(__name__)
-UNGATED = {"briaai/RMBG-2.0": OPEN_MATTE}  # of the same architecture, MIT licence
+UNGATED = {MATTE: OPEN_MATTE}  # of the same architecture, MIT licence
 
 
 @dataclass(frozen=True)

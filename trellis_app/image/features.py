@@ -16,7 +16,7 @@ from torch import nn
 
 from trellis_app.errors import BundleError, MachineError
 from trellis_app.fetching import fetched
-from trellis_app.hub import MODEL_FILE, OPEN_DINOV3, HubFile, explained
+from trellis_app.hub import DINOV3, MODEL_FILE, OPEN_DINOV3, HubFile, explained
 from trellis_app.image.dinov3 import load_timm_dinov3
 from trellis_app.manifest import Part
 from trellis_app.models.image_encoder import MiniImageEncoder
@@ -24,7 +24,7 @@ from trellis_app.weights import Bundle
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-UNGATED = {"facebook/dinov3-vitl16-pretrain-lvd1689m": OPEN_DINOV3}  # the same weights
+UNGATED = {DINOV3: OPEN_DINOV3}  # the same weights
 
 
 class ImageEncoder(Protocol):
