@@ -42,6 +42,7 @@ class Request:
     method: str
     path: str
     first_byte: int  # 0 where no range was asked for
+    login: str | None  # the token that was shown
 
 
 class Mirror(ThreadingHTTPServer):
@@ -112,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = self.path.partition("?")[0].strip("/")
         first = self.headers.get("Range", "bytes=0-").partition("=")[2].partition("-")[0]
-        self.server.requests.append(Request(self.command, path, int(first)))
+        self.server.requests.append(Request(self.command, path, int(first), self.headers.get("Authorization")))
         if path.startswith("stored/"):
             self._send(self.server.known[path.split("/")[1]], {}, int(first) if "Range" in self.headers else None)
         elif "/resolve/" in path:

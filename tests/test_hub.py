@@ -279,6 +279,14 @@ def test_a_disk_that_is_too_small_is_said_before(mirror: Mirror, monkeypatch: py
     assert not mirror.sent
 
 
+def test_a_login_is_shown_to_the_hub_alone(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    download(FILE)
+    shown = {request.login for request in mirror.requests if "/resolve/" in request.path}
+    assert shown == {"Bearer hf_secret"}
+    assert {request.login for request in mirror.requests if request.path.startswith("stored/")} == {None}
+
+
 def test_two_runs_at_once_download_once(mirror: Mirror) -> None:
     mirror.faults.pause["a.safetensors"] = 0.01
     found: list[Path] = []
