@@ -70,6 +70,18 @@ def test_decoders_give_the_target(tiny: None, tmp_path: Path) -> None:
     torch.testing.assert_close(asset.attributes, target.asset.attributes[target.rows], atol=1e-5, rtol=0)
 
 
+def test_a_preset_is_reported_with_its_memory(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_pipeline.PipelineBench(tmp_path, CPU, 5.0, RandomTokens(CPU))
+    monkeypatch.setattr(bench, "targets", lambda *_: (Target.of(64, CPU, radius=0.34), None))
+    options = bench_pipeline.PipelineOptions(runs=1, memory_budget_gb=5.0)
+    report = bench_pipeline.measured(bench, "512", options)
+    assert report["memory"]["within_budget"]
+    assert report["memory"]["tried_again"] == report["warnings"] == []
+    text = bench_pipeline.table({"512": report, "1024": {"out_of_memory": "no room"}, "commit": "abc"})
+    assert "within_budget True" in text
+    assert "no room" in text
+
+
 def test_floor() -> None:
     """The baseline's floor of the shape flow at 21,000 tokens, 21 forward passes."""
     sampler = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.5, rescale_t=3.0, guidance_interval=(0.6, 1.0))

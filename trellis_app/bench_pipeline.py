@@ -133,7 +133,8 @@ class PipelineBench:
 
     def targets(self, preset: str, radius: float, walls: int) -> tuple[Target, Target | None]:
         """The surface that a preset ends with, and the one its coarse pass gives."""
-        target = partial(Target.of, device=self.device, radius=radius, walls=walls, parked=self.budget_gb is not None)
+        parked = self.budget_gb is not None and self.device.type == "cuda"
+        target = partial(Target.of, device=self.device, radius=radius, walls=walls, parked=parked)
         if preset in CASCADES:
             return target(CASCADES[preset]), target(512)
         return target(int(preset)), None
