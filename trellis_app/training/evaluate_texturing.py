@@ -6,12 +6,14 @@ object ─▶ picture (one random view)                 ┐
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +72,8 @@ def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
     pipeline = ImageTo3D(load_bundle(settings.bundle), torch.device(settings.device))
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=_one_thread) as pool:
-        pending = []
+        pending: deque[tuple[float, Future[Row]]] = deque()
+        rows: list[Row] = []
         for obj, sample in _samples(settings, pipeline, pool):
             try:
                 start = time.monotonic()
@@ -79,13 +82,22 @@ def evaluate_texturing(settings: TexturingSettings) -> dict[str, object]:
                 LOG.warning("left out %s: %s", obj.name, error)
                 continue
             seconds = round(time.monotonic() - start, 3)
-            pending.append((seconds, pool.submit(measured, obj, sample, AssetArrays.of(voxels), settings.texture_size)))
-            LOG.info("textured %s in %.1f s", obj.name, seconds)
-        rows: list[Row] = [{**future.result(), "seconds": seconds} for seconds, future in pending]
+            job = pool.submit(measured, obj, sample, AssetArrays.of(voxels), settings.texture_size)
+            pending.append((seconds, job))
+            while pending and pending[0][1].done():
+                rows.append(_row(*pending.popleft()))
+        rows += [_row(*waiting) for waiting in pending]
     keys = [key for key in rows[0] if key != "name"] if rows else []
     means = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in keys}
     medians = {key: round(float(np.nanmedian([row[key] for row in rows])), 3) for key in keys}
     return {"objects": len(rows), **means, "medians": medians, "rows": rows}
+
+
+def _row(seconds: float, job: Future[Row]) -> Row:
+    """The measures of an object, logged as they come in, so that a run that is cut short has said what it found."""
+    row: Row = {**job.result(), "seconds": seconds}
+    LOG.info("%s", json.dumps(row))
+    return row
 
 
 def _samples(

@@ -110,36 +110,37 @@ def cell_of(value, step, cells):
 
 
 @leaf
-def lines_between(vertices, i0, i1, i2, a, h, n, x0, x1):
-    """How many grid lines across axis a a triangle may pass within the slab."""
-    low = min(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-    high = max(vertices[i0, a], vertices[i1, a], vertices[i2, a])
-    first = cell_of(np.float64(low), np.float64(h[a]), n[a])
-    last = cell_of(np.float64(high), np.float64(h[a]), n[a])
+def lines_between(cells, a, x0, x1):
+    """How many grid lines across axis a a triangle with vertices in cells [3, 3] may pass within the slab."""
+    first, last = min(cells[0, a], cells[1, a], cells[2, a]), max(cells[0, a], cells[1, a], cells[2, a])
     if a == 0:
         first, last = max(first, x0 - 1), min(last, x1)
     return max(last - first, 0)
 
 
 @leaf
-def scan_axis(vertices, i0, i1, i2, axis, h, n, x0, x1, hits, depths, count):
+def scan_axis(vertices, corner, cells, axis, h, n, x0, x1, hits, depths, count):
     """Append the crossings of one triangle with the grid lines along `axis`; returns the new count.
+
+    corner int32 [3]: its vertices; cells int64 [3, 3]: the cells that hold them.
 
     hits [*, 4] gets (x, y, z, axis) of the voxel whose far edge is crossed, depths [*] the position along the line.
     Only crossings that touch a voxel of the slab are kept. Rounding follows the specification of the format
     (double interpolation, float32 line positions), so that crossings on grid lines fall to the same side everywhere.
     """
     a0, a1 = (axis + 1) % 3, (axis + 2) % 3
-    if vertices[i0, a1] > vertices[i1, a1]:
-        i0, i1 = i1, i0
-    if vertices[i1, a1] > vertices[i2, a1]:
-        i1, i2 = i2, i1
-    if vertices[i0, a1] > vertices[i1, a1]:
-        i0, i1 = i1, i0
-    h0, h1, h2 = np.float64(h[a0]), np.float64(h[a1]), np.float64(h[axis])
-    low = cell_of(np.float64(vertices[i0, a1]), h1, n[a1])
-    middle = cell_of(np.float64(vertices[i1, a1]), h1, n[a1])
-    high = cell_of(np.float64(vertices[i2, a1]), h1, n[a1])
+    p, q, r = 0, 1, 2
+    if vertices[corner[p], a1] > vertices[corner[q], a1]:
+        p, q = q, p
+    if vertices[corner[q], a1] > vertices[corner[r], a1]:
+        q, r = r, q
+    if vertices[corner[p], a1] > vertices[corner[q], a1]:
+        p, q = q, p
+    low, middle, high = cells[p, a1], cells[q, a1], cells[r, a1]
+    if low == high:
+        return count
+    i0, i1, i2 = corner[p], corner[q], corner[r]
+    h0, h2 = np.float64(h[a0]), np.float64(h[axis])
     for half in range(2):
         first, last, apex, other = (low, middle, i0, i2) if half == 0 else (middle, high, i2, i0)
         if a1 == 0:
@@ -200,18 +201,21 @@ def grow(hits, depths, count, extra):
 def scan_slab(vertices, faces, triangles, h, n, x0, x1):
     """All crossings of a slab: (hits [K, 4], depths [K], ends [T] of each triangle's hits)."""
     hits, depths = np.empty((1024, 4), np.int32), np.empty(1024, np.float64)
-    ends = np.empty(triangles.shape[0], np.int64)
+    ends, cells = np.empty(triangles.shape[0], np.int64), np.empty((3, 3), np.int64)
     count = np.int64(0)
     for k in range(triangles.shape[0]):
-        i0, i1, i2 = faces[triangles[k], 0], faces[triangles[k], 1], faces[triangles[k], 2]
-        across_x = lines_between(vertices, i0, i1, i2, 0, h, n, x0, x1)
-        across_y = lines_between(vertices, i0, i1, i2, 1, h, n, x0, x1)
-        across_z = lines_between(vertices, i0, i1, i2, 2, h, n, x0, x1)
+        corner = faces[triangles[k]]
+        for i in range(3):
+            for a in range(3):
+                cells[i, a] = cell_of(np.float64(vertices[corner[i], a]), np.float64(h[a]), n[a])
+        across_x = lines_between(cells, 0, x0, x1)
+        across_y = lines_between(cells, 1, x0, x1)
+        across_z = lines_between(cells, 2, x0, x1)
         for axis in range(3):
             bound = (across_y if axis == 0 else across_x) * (across_y if axis == 2 else across_z)
             if bound > 0:
                 hits, depths = grow(hits, depths, count, bound)
-                count = scan_axis(vertices, i0, i1, i2, axis, h, n, x0, x1, hits, depths, count)
+                count = scan_axis(vertices, corner, cells, axis, h, n, x0, x1, hits, depths, count)
         ends[k] = count
     return hits[:count], depths[:count], ends
 
