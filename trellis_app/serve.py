@@ -240,6 +240,6 @@ def _timed(arrived: queue.SimpleQueue[StageEvent | TrellisError | None]) -> Even
 
 def _again(event: StageEvent, elapsed: float) -> StageEvent:
     """A beat that changes nothing but the clock: a stage that is done stays done."""
-    stage = event.stage if event.result is None else Stage.IMAGE
     left = None if event.remaining is None else max(0.0, event.remaining - (elapsed - event.elapsed))
-    return replace(event, stage=stage, elapsed=max(elapsed, event.elapsed), remaining=left, result=None)
+    beat = replace(event, elapsed=max(elapsed, event.elapsed), remaining=left, result=None)
+    return beat if event.result is None else replace(beat, stage=Stage.IMAGE, step=0)
