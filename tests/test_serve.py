@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,6 +195,15 @@ def test_the_page_lets_as_many_runs_through_as_there_are_workers(tmp_path):
         limits = {fn.name: fn.concurrency_limit for fn in page.fns.values()}
         assert limits["generate"] == limits["finish_again"] == runs
         assert limits["choose_picture"] == 1
+
+
+def test_workers_that_cannot_start_are_told():
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Deploying application Studio failed")
+
+    ray = SimpleNamespace(serve=SimpleNamespace(deployment=lambda kind, **_: SimpleNamespace(bind=str), run=refuse))
+    with pytest.raises(MachineError, match="could not be started.*The log above says why"):
+        serve._deploy(ray.serve, serve.Studio, 2, {}, AppSettings())
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch):

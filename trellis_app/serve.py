@@ -137,14 +137,17 @@ def _ray() -> tuple[Any, Any]:
 
 
 def _deploy(serve: Any, kind: type, count: int, place: dict[str, Any], settings: AppSettings) -> Any:
-    """Replicas of a class and the handle that calls them; returns once all have loaded."""
+    """Replicas of a class and the handle that calls them; returns once all have loaded. Raises MachineError."""
     name = kind.__name__
     deployment = serve.deployment(
         kind, name=name, num_replicas=count, max_ongoing_requests=1, ray_actor_options=place,
         health_check_period_s=2, health_check_timeout_s=60,  # a step may hold Python's lock for long
         graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=5, logging_config={"enable_access_log": False},
     )  # fmt: skip
-    return serve.run(deployment.bind(settings), name=name, route_prefix=None)
+    try:
+        return serve.run(deployment.bind(settings), name=name, route_prefix=None)
+    except RuntimeError as error:
+        raise MachineError(f"The workers could not be started. ({error})", "The log above says why.") from error
 
 
 def _raised(value: Any) -> Any:
