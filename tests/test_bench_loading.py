@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trellis_app import bench_loading, released
-from trellis_app.errors import MachineError
+from trellis_app.errors import MachineError, SettingsError
 
 CPU = torch.device("cpu")
 TINY = {"model_channels": 48, "cond_channels": 32, "num_blocks": 1, "num_heads": 3, "resolution": 8, "mlp_ratio": 2.0}
@@ -46,10 +46,20 @@ def test_cold_and_warm_loading(tiny: dict[str, released.Checkpoint], tmp_path: P
     assert "512:" in bench_loading.table(json.loads(json.dumps(report)))
 
 
+def test_only_some_models(tiny: dict[str, released.Checkpoint], tmp_path: Path) -> None:
+    report = bench_loading.bench_loading("512", CPU, tmp_path, only=["sparse_structure_decoder"])
+    assert list(report["files"]) == ["sparse_structure_decoder"]
+
+
+def test_an_unknown_resolution() -> None:
+    with pytest.raises(SettingsError, match="no resolution '7'"):
+        bench_loading.models_of("7")
+
+
 def test_another_size_than_published_is_refused(tiny: dict[str, released.Checkpoint], tmp_path: Path) -> None:
     tiny["shape_slat_decoder"] = replace(tiny["shape_slat_decoder"], file_bytes=7)
     with pytest.raises(MachineError, match="published are 7"):
-        bench_loading.write_random_bundle(tmp_path, "512", CPU)
+        bench_loading.write_random_bundle(tmp_path, ["shape_slat_decoder"], CPU)
 
 
 def test_size_of_a_released_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,8 @@ def _add_loading(kinds: Subparsers) -> None:
     loading = kinds.add_parser("loading", help="strict loading of a preset's checkpoints from cold disk and page cache")
     loading.add_argument("--random-weights", action="store_true", required=True, help="in files of the published sizes")
     loading.add_argument("--preset", default="1024_cascade", help="512, 1024, 1024_cascade or 1536_cascade")
-    loading.add_argument("--folder", type=Path, help="where about 11 GB are written for the time of the run")
+    loading.add_argument("--models", type=lambda names: names.split(","), default=[], help="only these, by their keys")
+    loading.add_argument("--folder", type=Path, help="where about 12 GB are written for the time of the run")
     loading.add_argument("--device", default="auto")
     loading.set_defaults(run=_bench_loading)
 
@@ -223,7 +224,8 @@ def _bench_loading(options: argparse.Namespace) -> int:
     from trellis_app.bench_loading import bench_loading, table
     from trellis_app.devices import choose_device
 
-    report = bench_loading(options.preset, choose_device(options.device), options.folder)
+    device = choose_device(options.device)
+    report = bench_loading(options.preset, device, options.folder, only=options.models)
     return _told(report, table(report))
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from trellis_app.bench import commit, machine
 from trellis_app.bench_models import randomised
-from trellis_app.errors import MachineError
+from trellis_app.errors import MachineError, SettingsError
 from trellis_app.manifest import read_manifest
 from trellis_app.models.structure_vae import StructureDecoder
 from trellis_app.released import CHECKPOINTS, write_descriptions
@@ -49,15 +49,19 @@ class Loading:
         return sum(self.seconds.values())
 
 
-def bench_loading(preset: str, device: torch.device, folder: Path | None = None) -> dict[str, object]:
+def bench_loading(
+    preset: str, device: torch.device, folder: Path | None = None, *, only: Sequence[str] = ()
+) -> dict[str, object]:
     """Write the checkpoints to a temporary folder inside `folder`, load them cold and warm, delete them.
+
+    only: keys of models, for a quick look at some of the preset's.
 
     Raises MachineError where a written file has another size than the published one, or a loading process fails.
     """
     with tempfile.TemporaryDirectory(dir=folder) as name:
         bundle = Path(name)
-        sizes = write_random_bundle(bundle, preset, device)
-        runs = [_measured(bundle, preset, device, source) for source in (COLD, PAGE_CACHE)]
+        sizes = write_random_bundle(bundle, only or models_of(preset), device)
+        runs = [_measured(bundle, tuple(sizes), device, source) for source in (COLD, PAGE_CACHE)]
     return {
         "preset": preset,
         "files_gb": round(sum(sizes.values()) / GB, 3),
@@ -69,15 +73,25 @@ def bench_loading(preset: str, device: torch.device, folder: Path | None = None)
     }
 
 
-def write_random_bundle(folder: Path, preset: str, device: torch.device) -> dict[str, int]:
-    """The released layout with random weights for the models of a preset; bytes of each file, equal to the published.
+def models_of(preset: str) -> tuple[str, ...]:
+    """Keys of the models that a resolution of the released bundle needs. Raises SettingsError for an unknown one."""
+    with tempfile.TemporaryDirectory() as name:
+        write_descriptions(Path(name))
+        presets = read_manifest(Path(name) / "pipeline.json").presets
+    if preset not in presets:
+        raise SettingsError(f"There is no resolution {preset!r}.", f"Choose one of {', '.join(presets)}.")
+    return presets[preset].models
+
+
+def write_random_bundle(folder: Path, keys: Sequence[str], device: torch.device) -> dict[str, int]:
+    """The released layout with random weights for some models; bytes of each file, equal to the published.
 
     device: where the random numbers are drawn. Raises MachineError where a size differs.
     """
     write_descriptions(folder)
     manifest = read_manifest(folder / "pipeline.json")
     sizes = {}
-    for key in manifest.presets[preset].models:
+    for key in keys:
         stem = folder / manifest.models[key]
         target = stem.with_name(f"{stem.name}.safetensors")
         save_file(random_state(stem.with_name(f"{stem.name}.json"), device), target)
@@ -96,14 +110,14 @@ def random_state(description: Path, device: torch.device) -> dict[str, torch.Ten
     return {key: tensor.to(tensor.dtype if as_it_runs else half).cpu() for key, tensor in state.items()}
 
 
-def load_preset(folder: Path, preset: str, device: torch.device) -> Loading:
-    """Load a preset's models one after another, as a run does that keeps them all on the device."""
+def load_models(folder: Path, keys: Sequence[str], device: torch.device) -> Loading:
+    """Load models one after another, as a run does that keeps them all on the device."""
     bundle = load_bundle(folder)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the device's own start is not part of loading
     before, read_before = fresh_peak(), _read_bytes()
     seconds, held = {}, 0
-    for key in bundle.presets[preset].models:
+    for key in keys:
         started = time.monotonic()
         model = bundle.model(key, device)
         if device.type == "cuda":
@@ -115,11 +129,11 @@ def load_preset(folder: Path, preset: str, device: torch.device) -> Loading:
     return Loading(PAGE_CACHE, seconds, round(peak, 3), read and round(read, 3), round(held / GB, 3))
 
 
-def _measured(folder: Path, preset: str, device: torch.device, source: str) -> Loading:
+def _measured(folder: Path, keys: Sequence[str], device: torch.device, source: str) -> Loading:
     if source == COLD:
         for path in folder.rglob("*.safetensors"):
             forget_pages(path)
-    command = [sys.executable, "-m", "trellis_app.bench_loading", str(folder), preset, str(device)]
+    command = [sys.executable, "-m", "trellis_app.bench_loading", str(folder), ",".join(keys), str(device)]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -169,8 +183,10 @@ def table(report: Mapping[str, object]) -> str:
         loading = Loading(**run)  # type: ignore[arg-type]
         read = "" if loading.read_gb is None else f", {loading.read_gb:.2f} GB read from the disk"
         lines.append(f"{loading.source:<10}  {loading.total:6.2f} s, {loading.peak_memory_gb:.2f} GB of memory{read}")
+        lines += [f"            {seconds:6.2f} s  {key}" for key, seconds in loading.seconds.items()]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    json.dump(asdict(load_preset(Path(sys.argv[1]), sys.argv[2], torch.device(sys.argv[3]))), sys.stdout)
+    measured = load_models(Path(sys.argv[1]), sys.argv[2].split(","), torch.device(sys.argv[3]))
+    json.dump(asdict(measured), sys.stdout)
