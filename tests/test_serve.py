@@ -202,7 +202,7 @@ def test_workers_that_cannot_start_are_told():
         raise RuntimeError("Deploying application Studio failed")
 
     ray = SimpleNamespace(serve=SimpleNamespace(deployment=lambda kind, **_: SimpleNamespace(bind=str), run=refuse))
-    with pytest.raises(MachineError, match="could not be started.*The log above says why"):
+    with pytest.raises(MachineError, match=r"could not be started.*The log above says why"):
         serve._deploy(ray.serve, serve.Studio, 2, {}, AppSettings())
 
 
