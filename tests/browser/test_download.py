@@ -46,6 +46,11 @@ def app(mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
 
 def test_a_run_that_downloads(visit: Visit, mirror: Mirror, tmp_path: Path, pytestconfig: pytest.Config) -> None:  # noqa: F811
     pages.choose_picture(visit, tmp_path)
+    mirror.faults.refused["owner/tiny"] = (403, "GatedRepo")
+    visit.page.click("#generate")
+    visit.state("error", timeout=10_000)
+    assert "owner/tiny asks you to accept its licence first. Accept it on" in visit.page.locator(".status").inner_text()
+    mirror.faults.refused.clear()
     mirror.faults.pause[SLOW] = 4.0
     visit.page.click("#generate")
     visit.page.wait_for_selector(".stages:has-text('Downloading the model')", timeout=10_000)
