@@ -1,13 +1,13 @@
 """Several assets in one call: pictures and seeds sampled together, each as its own run would give it.
 
-samples ──groups that fit the memory──▶ structure ▶ shape ▶ material ──one by one──▶ decoders ──▶ Outcome
-                                                                                        │
-                                        finishing, beside the sampling of the next ◀────┘
-
-samples = [Sample(pipeline.prepare(picture), seed) for picture in pictures for seed in (1, 2, 3)]
-for beat in generate_batch(pipeline, samples, GenerationRequest()):
-    if isinstance(beat, Outcome):
-        ...  # beat.index, and beat.voxels or beat.error
+    samples ──groups that fit the memory──▶ structure ▶ shape ▶ material ──one by one──▶ decoders ──▶ Outcome
+                                                                                            │
+                                            finishing, beside the sampling of the next ◀────┘
+Use:
+    samples = [Sample(pipeline.prepare(picture), seed) for picture in pictures for seed in (1, 2, 3)]
+    for beat in generate_batch(pipeline, samples, GenerationRequest()):
+        if isinstance(beat, Outcome):
+            ...  # beat.index, and beat.voxels or beat.error
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
-from trellis_app.memory import FINISH_GB, GB, free_gb
+from trellis_app.memory import FINISH_GB, GB, free_gb, out_of_memory
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
 from trellis_app.run import Run
@@ -82,7 +82,9 @@ def generate_batch(
                         beat = replace(beat, index=group[beat.index])
                         left.remove(beat.index)
                     yield beat
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if len(group) == 1 or not out_of_memory(error):
+                raise
             size = max(1, len(group) // 2)
             LOG.warning("the GPU has no room for %d samples at once; going on with %d", len(group), size)
             torch.cuda.empty_cache()
