@@ -7,11 +7,14 @@ import trimesh
 
 from tests.mesh.test_simplify import distance, sieve
 from tests.voxel_shapes import ball, decoded, ring, signed_volume, surface_of, voxel_asset
+from trellis_app.mesh.gpu.modes import prepare_surface
 from trellis_app.mesh.gpu.simplify import simplify
 from trellis_app.mesh.health import report
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
 from trellis_app.types import Mesh
+from trellis_app.warmup import leaky_vessel
 
 
 def shrunk(surface: Surface, target: int) -> Surface:
@@ -111,3 +114,15 @@ def test_on_the_gpu_the_same_bytes_every_time_and_the_same_predicates() -> None:
         assert target - 1 <= len(small.faces) <= target
         assert report(small.vertices, small.faces, weld=True).watertight
         assert distance(small, surface) < 40 / target
+
+
+def test_a_hollow_vessel_shrinks_without_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the cheap edges are all refused, dearer ones have their turn."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("handed to the CPU")
+
+    monkeypatch.setattr("trellis_app.mesh.gpu.simplify.simplify_on_cpu", refuse)
+    mesh = dual_grid_to_mesh(leaky_vessel().grid)
+    solid = prepare_surface(mesh, "watertight", voxel=1 / 48)
+    assert 1490 <= len(simplify(solid, 1500).faces) <= 1500

@@ -33,7 +33,7 @@ _PULL = 2e-5  # weight of the pull towards the merged vertices, relative to the 
 _BORDER = 4.0  # weight of border planes
 _REBUILD = 0.75  # lists are rebuilt when the faces have shrunk to this share
 _SAMPLE = 1 << 16  # edges looked at for the limit
-_SHARE = 0.1  # at most this share of the edges is below the limit
+_SHARE = 0.1  # at most this share of the edges is below the limit; doubled after a round in which nothing moved
 _HASTE = 1.0  # edges below the limit for each collapse still to do; doubled after a round that did too little
 _LITTLE = 0.2  # of the faces still to remove
 
@@ -90,7 +90,7 @@ def _rounds(mesh: CollapseMesh, floor: int, target: int, *, check: Check, implem
     while count > floor and idle < 8:
         check()
         cost, keys = edge_keys(mesh, implementation=implementation)
-        limit = _limit(cost, haste * (count - target) / 2)
+        limit = _limit(cost, min(haste * (count - target) / 2, min(2.0**idle * _SHARE, 0.5) * len(cost)))
         picked = independent_edges(mesh, keys, limit, implementation=implementation)
         verdict = examine(mesh, picked, implementation=implementation)
         mesh.refused[picked] += (verdict.vanishing == 0).to(torch.int8)
@@ -108,7 +108,7 @@ def _limit(cost: torch.Tensor, wanted: float) -> int:
     """The greatest key that may collapse in this round, so that about the right share of edges takes part."""
     sample = cost[:: max(1, len(cost) // _SAMPLE)].sort().values
     finite = int((sample < torch.inf).sum())
-    share = min(_SHARE, wanted / max(len(cost), 1))
+    share = wanted / max(len(cost), 1)
     place = min(max(math.ceil(share * len(sample)), 8), max(finite - 1, 0))
     bits = int(sample[place].view(torch.int32)) >> STEP_BITS
     return (bits + 1) << 32
