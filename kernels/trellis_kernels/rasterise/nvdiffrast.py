@@ -6,6 +6,7 @@ on edges may go to another face than with the implementations of our own.
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,16 @@ def context(device: torch.device) -> Any:
     from nvdiffrast.torch import RasterizeCudaContext
 
     return RasterizeCudaContext(device=device)
+
+
+@cache
+def available() -> bool:
+    """Whether the package is there and can be loaded."""
+    try:
+        importlib.import_module("nvdiffrast.torch")
+    except ImportError:
+        return False
+    return True
 
 
 def serves(clip: torch.Tensor, faces: torch.Tensor, behind: object) -> bool:

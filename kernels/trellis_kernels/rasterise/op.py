@@ -1,6 +1,6 @@
 """Rasterise triangles: which face each pixel centre sees, where on it, and how deep.
 
-Conventions (all implementations agree on them, bit for bit in coverage):
+Conventions (our own implementations agree on them, bit for bit in coverage; nvdiffrast may differ on edges):
 
     pixels      row r, column c has its centre at clip (2 (c + 0.5) / W - 1, 2 (r + 0.5) / H - 1): row 0 is clip y = -1
     coverage    vertices snap to 1/4096 pixel; a centre on an edge belongs to the triangle whose top or left edge it is;
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from trellis_kernels.choice import CPU, REFERENCE, TRITON, choose
+from trellis_kernels.rasterise import nvdiffrast
 
 Layers = tuple[torch.Tensor, torch.Tensor]  # face and depth of the layer in front
 Run = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], Layers | None], tuple[torch.Tensor, ...]]
@@ -42,20 +43,20 @@ def rasterise(
     size: tuple[int, int],
     *,
     behind: Fragments | None = None,
+    exact: bool = True,
     implementation: str = "auto",
 ) -> Fragments:
     """Fragments of one picture.
 
     clip: float32 [V, 4] homogeneous clip coordinates; faces: int32 [F, 3]; size: (H, W) in pixels, each 1 to 16384.
     behind: only fragments behind these count (the next layer of a depth peel; Everitt 2001); same size.
-    implementation: auto (cpu or triton by the tensors' device), cpu, triton or reference.
+    exact: False where a face may win or lose a pixel on its edge; auto then takes nvdiffrast where it is installed.
+    implementation: auto (cpu or triton by the tensors' device), cpu, triton, nvdiffrast or reference.
     Raises ValueError where shapes, dtypes, devices or face indices do not fit.
     """
     _check(clip, faces, size, behind)
-    picture = rasterise_batch(
-        clip[None], faces, size, behind=_batched(behind) if behind is not None else None, implementation=implementation
-    )
-    return picture[0]
+    last = _batched(behind) if behind is not None else None
+    return rasterise_batch(clip[None], faces, size, behind=last, exact=exact, implementation=implementation)[0]
 
 
 def rasterise_batch(
@@ -64,6 +65,7 @@ def rasterise_batch(
     size: tuple[int, int],
     *,
     behind: Fragments | None = None,
+    exact: bool = True,
     implementation: str = "auto",
 ) -> Fragments:
     """Fragments [B, ...] of B pictures of the same faces: clip float32 [B, V, 4]. Otherwise as `rasterise`.
@@ -77,7 +79,10 @@ def rasterise_batch(
         empty = torch.zeros(0, *size, device=clip.device)
         return Fragments(empty.int(), empty[..., None].expand(*empty.shape, 3).contiguous(), empty)
     _check(clip[0], faces, size, behind[0] if behind is not None else None)
-    run = _implementation(choose(implementation, clip.device, OFFERED))
+    chosen = choose(implementation, clip.device, OFFERED)
+    if implementation == "auto" and not exact and nvdiffrast.serves(clip, faces, behind) and nvdiffrast.available():
+        chosen = NVDIFFRAST
+    run = _implementation(chosen)
     return Fragments(*run(clip, faces, size, (behind.face, behind.depth) if behind is not None else None))
 
 
@@ -87,9 +92,7 @@ def _implementation(name: str) -> Run:
 
         return rasterise_cpu
     if name == NVDIFFRAST:
-        from trellis_kernels.rasterise.nvdiffrast import rasterise_nvdiffrast
-
-        return rasterise_nvdiffrast
+        return nvdiffrast.rasterise_nvdiffrast
     if name == TRITON:
         from trellis_kernels.rasterise.triton import rasterise_triton
 

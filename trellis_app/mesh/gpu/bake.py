@@ -71,7 +71,7 @@ def covering_faces(uvs: torch.Tensor, size: int) -> torch.Tensor:
     clip = functional.pad(2.0 * uvs.reshape(-1, 2) - 1.0, (0, 2))
     clip[:, 3] = 1.0
     corners = torch.arange(len(clip), dtype=torch.int32, device=uvs.device).reshape(-1, 3)
-    return rasterise(clip, corners, (size, size)).face
+    return rasterise(clip, corners, (size, size), exact=False).face
 
 
 def grown(face: torch.Tensor) -> torch.Tensor:
