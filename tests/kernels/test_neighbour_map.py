@@ -10,9 +10,8 @@ from trellis_kernels.neighbour_map.op import (
     block_lists,
     child_map,
     neighbour_map,
-    neighbour_mask,
     neighbour_table,
-    part_ranks,
+    row_ranks,
 )
 from trellis_kernels.neighbour_map.reference import gray_to_binary
 
@@ -59,14 +58,24 @@ def test_children_take_their_parents_map(implementation: str, count: int) -> Non
 @pytest.mark.parametrize(("count", "kernel_size"), [(0, 3), (1, 3), (300, 3), (70, 1)])
 def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> None:
     found = neighbour_map(random_voxels(count, 7, 1, seed=3), kernel_size=kernel_size, implementation="reference")
-    masks = neighbour_mask(found, implementation=implementation)
-    assert masks.tolist() == [sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in found.tolist()]
     for parts in (1, kernel_size, kernel_size**2):
-        order = torch.stack([torch.randperm(len(found)) for _ in range(parts)]).int()
-        table = neighbour_table(found, order, len(found) + 5, implementation=implementation)
-        for v, row in enumerate(table[:, : len(found)]):
-            assert torch.equal(row, found[order[v * parts // len(table)].long(), v])
-        assert (table[:, len(found) :] == -1).all()
+        masks, ranks = row_ranks(found, parts, implementation=implementation)
+        assert masks.tolist() == [sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in found.tolist()]
+        bits = kernel_size**3 // parts
+        own = [(masks >> bits * part & (1 << bits) - 1) for part in range(parts)]
+        for part, rank in enumerate(ranks):
+            assert torch.equal(rank & (1 << bits) - 1, gray_to_binary(own[part]))
+            assert (rank >> bits == part).all()
+        order = torch.stack([torch.randperm(len(found)) + part * len(found) for part in range(parts)])
+        made = neighbour_table(found, masks, order, len(found) + 5, implementation=implementation)
+        assert made.order.dtype == made.table.dtype == made.masks.dtype == torch.int32
+        for part, rows in enumerate(order):
+            source = rows - part * len(found)
+            assert torch.equal(made.order[part].long(), source)
+            assert torch.equal(made.masks[part], own[part][source] << bits * part)
+            for v in range(part * bits, (part + 1) * bits):
+                assert torch.equal(made.table[v, : len(found)], found[source, v])
+        assert (made.table[:, len(found) :] == -1).all()
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
@@ -74,27 +83,26 @@ def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> 
 def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
     generator = torch.Generator().manual_seed(count)
     masks = torch.randint(0, 2**31 - 1, (count,), generator=generator).int()
-    masks = masks & masks.roll(1) & masks.roll(2) & masks.roll(3)
-    masks[block:] = 0 if count == 300 else masks[block:]
-    assert torch.equal(part_ranks(masks, 1, 31, implementation=implementation)[0], gray_to_binary(masks))
-    for part, ranks in enumerate(part_ranks(masks & (1 << 27) - 1, 3, 27, implementation=implementation)):
-        assert torch.equal(ranks & 511, gray_to_binary(masks >> 9 * part & 511))
-        assert (ranks >> 9 == part).all()
+    masks = torch.stack([masks & masks.roll(1) & masks.roll(2) & masks.roll(3), masks & masks.roll(5) & masks.roll(7)])
+    masks[0, block:] = 0 if count == 300 else masks[0, block:]
     offsets, counts = block_lists(masks, block, implementation=implementation)
     assert offsets.dtype == counts.dtype == torch.int32
-    assert offsets.shape == (-(-count // block), 32)
+    blocks = -(-count // block)
+    assert offsets.shape == (2 * blocks, 32)
     for k, (row, used) in enumerate(zip(offsets.tolist(), counts.tolist(), strict=True)):
-        union = [v for v in range(31) if any(m >> v & 1 for m in masks[k * block : (k + 1) * block].tolist())]
+        begin = k % blocks * block
+        union = [v for v in range(31) if any(m >> v & 1 for m in masks[k // blocks, begin : begin + block].tolist())]
         assert used == len(union)
         assert row == union + [0] * (32 - used)
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
 def test_many_rows_stay_in_runs(implementation: str) -> None:
-    masks = torch.randint(0, 1 << 27, ((1 << 20) + 77,), generator=torch.Generator().manual_seed(1)).int()
-    ranks = part_ranks(masks, 1, 27, implementation=implementation)[0]
-    assert torch.equal(ranks & (1 << 27) - 1, gray_to_binary(masks))
-    assert torch.equal(ranks >> 27, torch.arange(len(masks)).int() >> 18)
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(0, 2, ((1 << 20) + 77, 3), generator=generator).int() - 1
+    masks, ranks = row_ranks(rows, implementation=implementation)
+    assert torch.equal(ranks[0] & 7, gray_to_binary(masks))
+    assert torch.equal(ranks[0] >> 3, torch.arange(len(rows)).int() >> 18)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -119,14 +127,14 @@ def test_golden(shared: Path, implementation: str, dilation: int) -> None:
 def test_golden_codes(shared: Path, dilation: int) -> None:
     golden = load_file(shared / "golden/geometry/submanifold_conv3d.safetensors")
     case = {name.split(".", 1)[1]: value for name, value in golden.items() if name.startswith(f"d{dilation}.")}
-    mask = neighbour_mask(case["neighbor_map"])
+    mask = row_ranks(case["neighbor_map"])[0]
     assert torch.equal(mask, case["gray_code"])
     binary = gray_to_binary(mask)
     assert torch.equal(binary, case["binary_code"])
     order = torch.sort(binary, stable=True).indices
     assert torch.equal(order.to(torch.int32), case["sorted_idx_stable"])
     for block in (32, 64):
-        offsets, counts = block_lists(mask[order], block)
+        offsets, counts = block_lists(mask[order][None], block)
         assert torch.equal(offsets[torch.arange(32) < counts[:, None]], case[f"valid_kernel_{block}"])
         assert torch.equal(counts, case[f"valid_kernel_seg_{block}"].diff())
 

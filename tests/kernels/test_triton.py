@@ -27,7 +27,6 @@ from trellis_kernels.neighbour_map.triton import (  # noqa: E402
     child_map_kernel,
     lists_kernel,
     map_kernel,
-    mask_kernel,
     rank_kernel,
     table_kernel,
 )
@@ -63,6 +62,7 @@ DRAW, RESOLVE = (
 
 
 WARP = dict(num_warps=1)
+RANKED = dict(VOLUME=27, PARTS=3, RUN_BITS=31, ROWS=32, PAD=32)
 SUMMED = dict(CO=64, PARTS=3, BIASED=True, CHILDREN=True, BLOCK=1024)
 KEYS = dict(TRIES=4, STEP_BITS=STEP_BITS, NEVER=2**63 - 1, BLOCK=128)
 EXAMINE = dict(LENIENT=LENIENT, LONGEST=LONGEST, TURN=TURN, AWAY=AWAY, NEEDLE=NEEDLE, LANES=32)
@@ -87,34 +87,31 @@ ROW_FLAGS = dict(C=1536, BLOCK=2048, ROWS=1, ADD=True, GATED=True, SHIFTED=True,
 
 
 def conv_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(
-        CI=channels, CO=channels, VOLUME=27, PARTS=1, BIASED=True, CHILDREN=True, MIRRORED=False, AHEAD=channels > 64
-    )
+    constants = dict(CI=channels, CO=channels, VOLUME=27, PARTS=1, BIASED=True, CHILDREN=True, MIRRORED=False)
     constants |= dict(BM=rows, BN=columns, BK=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
-    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 7 + ["i32"] * 4)
+    types = " ".join([f"*{dtype}"] * 4 + ["*i32"] * 6 + ["i32"] * 4)
     return Case(
         f"forward-{dtype}-{channels}", forward_kernel, types, constants, dict(num_warps=warps, num_stages=stages)
     )
 
 
 def weight_case(dtype: str, channels: int, rows: int, columns: int, inner: int, warps: int, stages: int) -> Case:
-    constants = dict(CI=channels, CO=channels, SPLITS=4, PARTS=3, AHEAD=channels > 64, BM=rows, BN=columns, BP=inner)
+    constants = dict(CI=channels, CO=channels, SPLITS=4, PARTS=3, BM=rows, BN=columns, BP=inner)
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
     types = f"*{dtype} *{dtype} *fp32 *i32 *i32 *i32 *i32 i32 i32 i32 i32"
     return Case(f"weight-{dtype}-{channels}", weight_kernel, types, constants, dict(num_warps=warps, num_stages=stages))
 
 
 CASES = [
-    Case("pack", pack_kernel, "*i32 *i64 i32", dict(BLOCK=256), {}),
+    Case("pack", pack_kernel, "*i32 *i64 *i32 i32 i32", dict(BLOCK=256), {}),
     Case("build", build_kernel, "*i64 *i32 i32 i32", dict(BLOCK=256), {}),
     Case("lookup", lookup_kernel, "*i64 *i32 *i32 *i64 i32 i32", dict(BLOCK=256), {}),
     Case("map", map_kernel, "*i64 *i32 *i32 i32 i32", dict(K=3, DILATION=1, ROWS=64, PAD=32), {}),
     Case("child_map", child_map_kernel, "*i32 *i32 *i64 *i32 i32", dict(ROWS=64), {}),
-    Case("mask", mask_kernel, "*i32 *i32 i32", dict(VOLUME=27, ROWS=64, PAD=32), {}),
-    Case("rank", rank_kernel, "*i32 *i32 i32", dict(BITS=9, RUN_BITS=31, BLOCK=1024), {}),
+    Case("rank", rank_kernel, "*i32 *i32 *i32 i32", RANKED, {}),
     Case("lists", lists_kernel, "*i32 *i32 *i32 i32", dict(LIST=32, BLOCK=128), WARP),
-    Case("table", table_kernel, "*i32 *i32 *i32 i32 i32", dict(VOLUME=27, PART=9, ROWS=64, PAD=16), {}),
+    Case("table", table_kernel, "*i32 *i32 *i64 *i32 *i32 *i32 i32 i32", dict(VOLUME=27, PART=9, ROWS=64, PAD=16), {}),
     Case("sum", sum_kernel, "*fp32 *fp16 *i64 *fp16 i32", SUMMED, {}),
     Case("group", group_kernel, "*i32 *i32 *i32 *i32 *i32 *i32 *i32 i32 i32", dict(BITS=9, BLOCK=128, WIDE=1024), {}),
     Case("number", number_kernel, "*i32 *i32 i32 i32", dict(BLOCK=128, WIDE=1024), {}),

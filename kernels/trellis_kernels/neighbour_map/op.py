@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from trellis_kernels.choice import CPU, REFERENCE, TRITON, choose
 from trellis_kernels.neighbour_map import reference
 from trellis_kernels.voxel_index.op import build_voxel_index, check_coords
 from trellis_kernels.voxel_index.reference import pack_offset, sort_keys
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedMap:
+    """A neighbour map in the orders of G parts of its offsets."""
+
+    table: torch.Tensor  # int32 [V, columns]: row v holds offset v of the rows in its part's order, -1 from N on
+    order: torch.Tensor  # int32 [G, N]
+    masks: torch.Tensor  # int32 [G, N] in this order, the part's bits alone
 
 
 def neighbour_map(
@@ -58,51 +69,47 @@ def child_map(
     return reference.child_map(parent_map, rows, slots[part])
 
 
-def neighbour_mask(neighbours: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
-    """int32 [N, V], V <= 31 -> int32 [N] with bit v set where neighbour v exists."""
+def row_ranks(
+    neighbours: torch.Tensor, parts: int = 1, *, implementation: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What groups the rows of a map int32 [N, V], V <= 31: masks int32 [N] and ranks int32 [G, N] of G parts.
+
+    A row's mask has bit v set where neighbour v exists. Sorting the ranks of a part groups rows that are alike in its
+    V / G offsets: a rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << V / G for part
+    g, so that all ranks of a part are below those of the next. Where there is one part and very many rows, runs of them
+    stay apart instead, so that what neighbouring rows read is still in the cache: run r has r << V added, which wraps.
+    """
     if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.mask(neighbours.contiguous())
-    return reference.neighbour_mask(neighbours)
+        return triton.row_ranks(neighbours.contiguous(), parts)
+    masks = reference.neighbour_mask(neighbours)
+    return masks, reference.part_ranks(masks, parts, neighbours.shape[1] // parts)
 
 
 def neighbour_table(
-    neighbours: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
-) -> torch.Tensor:
-    """int32 [N, V] -> int32 [V, columns]: offsets outermost, each part of them with rows in an order of its own.
+    neighbours: torch.Tensor, masks: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
+) -> OrderedMap:
+    """A map int32 [N, V] with offsets outermost, each part of them with rows in an order of its own.
 
-    order: int32 [G, N] of the G equal parts of consecutive offsets. -1 from column N on.
+    masks: int32 [N]; order: int64 [G, N], for each of the G equal parts of consecutive offsets which row comes where,
+    with g * N added in part g; columns: how long the table's rows are, at least N.
     """
     if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.table(neighbours.contiguous(), order, columns)
-    return reference.table(neighbours, order, columns)
+        return OrderedMap(*triton.table(neighbours.contiguous(), masks, order, columns))
+    return OrderedMap(*reference.table(neighbours, masks, order, columns))
 
 
 def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """Which kernel offsets any row of each block of `block` rows has; masks int32 [L] as `neighbour_mask` makes them.
+    """Which kernel offsets any row of each block of `block` rows has; masks int32 [G, L] of G parts, none in a block.
 
     Returns int32 [blocks, 32], the ascending offset numbers and 0 after the last, and how many they are,
-    int32 [blocks]. `block` is a power of two.
+    int32 [blocks], part after part. `block` is a power of two.
     """
     if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.block_lists(masks, block)
+        return triton.block_lists(masks.contiguous(), block)
     return reference.block_lists(masks, block)
-
-
-def part_ranks(masks: torch.Tensor, parts: int, volume: int, *, implementation: str = "auto") -> torch.Tensor:
-    """int32 [N] masks of V offsets -> int32 [G, N]: sorting them groups rows that are alike in a part of the offsets.
-
-    A rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << V / G for part g of G equal
-    parts: all ranks of a part are below those of the next. Where there is one part and very many rows, runs of them
-    stay apart instead, so that what neighbouring rows read is still in the cache: run r has r << V added, which wraps.
-    """
-    if choose(implementation, masks.device, (REFERENCE, TRITON)) == TRITON:
-        from trellis_kernels.neighbour_map import triton
-
-        return triton.part_ranks(masks, parts, volume // parts)
-    return reference.part_ranks(masks, parts, volume // parts)

@@ -47,13 +47,18 @@ def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
     return ((neighbours >= 0) * bits).sum(dim=1, dtype=torch.int32)
 
 
-def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
-    """int32 [N, V], int32 [G, N] -> int32 [V, columns], see the door."""
+def table(
+    neighbours: torch.Tensor, masks: torch.Tensor, order: torch.Tensor, columns: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """int32 [N, V], int32 [N], int64 [G, N] -> the parts of an OrderedMap, see the door."""
     (count, volume), parts = neighbours.shape, order.shape[0]
+    order = order - torch.arange(parts, device=order.device)[:, None] * count
     out = torch.full((volume, columns), -1, dtype=torch.int32, device=neighbours.device)
     for v in range(volume):
-        out[v, :count] = neighbours[order[v * parts // volume].long(), v]
-    return out
+        out[v, :count] = neighbours[order[v * parts // volume], v]
+    bits = volume // parts
+    own = ((1 << bits) - 1) << (bits * torch.arange(parts, dtype=torch.int32, device=order.device))
+    return out, order.to(torch.int32), masks[order] & own[:, None]
 
 
 def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
@@ -79,9 +84,8 @@ def gray_to_binary(code: torch.Tensor) -> torch.Tensor:
 
 
 def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 [L] masks of rows -> int32 [blocks, 32], int32 [blocks], see the door."""
-    blocks = -(-masks.shape[0] // block)
-    padded = torch.nn.functional.pad(masks, (0, blocks * block - masks.shape[0])).view(blocks, block)
+    """int32 [G, L] masks of rows -> int32 [G * blocks, 32], int32 [G * blocks], see the door."""
+    padded = torch.nn.functional.pad(masks, (0, -masks.shape[1] % block)).view(-1, block)
     bits = torch.arange(LIST, dtype=torch.int32, device=masks.device)
     used = ((padded[..., None] >> bits) & 1).bool().any(dim=1)
     counts = used.sum(dim=1, dtype=torch.int32)

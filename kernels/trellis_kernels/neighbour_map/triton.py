@@ -74,26 +74,27 @@ def neighbour_map(keys: torch.Tensor, rows: torch.Tensor, *, kernel_size: int, d
 
 
 @triton.jit(do_not_specialize=["count"])
-def mask_kernel(neighbours, out, count, VOLUME: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr):
-    """neighbours int32 [N, VOLUME] -> out int32 [N]: bit v is set where neighbour v exists."""
+def rank_kernel(
+    neighbours, masks, ranks, count,
+    VOLUME: tl.constexpr, PARTS: tl.constexpr, RUN_BITS: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr,
+):  # fmt: skip
+    """neighbours int32 [N, VOLUME] -> masks int32 [N] and ranks int32 [PARTS, N], see `row_ranks`.
+
+    Each bit of a rank is the parity of the part's bits from the top down to it.
+    """
+    BITS: tl.constexpr = VOLUME // PARTS
     i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     v = tl.arange(0, PAD)
     inside = (i < count)[:, None] & (v < VOLUME)[None, :]
     row = tl.load(neighbours + i[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
-    bits = tl.where(row >= 0, 1 << v[None, :], 0)
-    tl.store(out + i, tl.sum(bits, axis=1), mask=i < count)
-
-
-@triton.jit(do_not_specialize=["count"])
-def rank_kernel(masks, out, count, BITS: tl.constexpr, RUN_BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Masks int32 [N] -> ranks int32 [parts, N]: bits of a word become the parity of the bits from the top to them."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    part = tl.program_id(1)
-    code = (tl.load(masks + i, mask=i < count, other=0) >> (part * BITS)) & ((1 << BITS) - 1)
-    for k in tl.static_range(5):
-        code ^= code >> (1 << k)
-    group = part + (i >> RUN_BITS).to(tl.int32)
-    tl.store(out + part.to(tl.int64) * count + i, code | group << BITS, mask=i < count)
+    mask = tl.sum(tl.where(row >= 0, 1 << v[None, :], 0), axis=1)
+    tl.store(masks + i, mask, mask=i < count)
+    for part in tl.static_range(PARTS):
+        code = (mask >> (part * BITS)) & ((1 << BITS) - 1)
+        for k in tl.static_range(5):
+            code ^= code >> (1 << k)
+        group = part + (i >> RUN_BITS).to(tl.int32)
+        tl.store(ranks + part * count.to(tl.int64) + i, code | group << BITS, mask=i < count)
 
 
 @triton.jit
@@ -104,82 +105,83 @@ def either(a, b):
 
 @triton.jit(do_not_specialize=["count"])
 def lists_kernel(masks, offsets, counts, count, LIST: tl.constexpr, BLOCK: tl.constexpr):
-    """Masks int32 [L] -> one block's row of offsets int32 [blocks, LIST] and of counts int32 [blocks]."""
-    block = tl.program_id(0)
-    i = block * BLOCK + tl.arange(0, BLOCK)
-    mask = tl.reduce(tl.load(masks + i, mask=i < count, other=0), 0, either)
+    """Masks int32 [G, count] -> one row of offsets int32 [G * blocks, LIST] and of counts int32 [G * blocks]."""
+    part = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = tl.reduce(tl.load(masks + part * count + i, mask=i < count, other=0), 0, either)
     v = tl.arange(0, LIST)
     used = (mask >> v) & 1
     total = tl.sum(used, axis=0)
     place = tl.where(used > 0, tl.cumsum(used, axis=0) - 1, total + v - tl.cumsum(used, axis=0))
-    tl.store(offsets + block.to(tl.int64) * LIST + place, tl.where(used > 0, v, 0))
-    tl.store(counts + block, total)
+    unit = part * tl.num_programs(0) + tl.program_id(0)
+    tl.store(offsets + unit * LIST + place, tl.where(used > 0, v, 0))
+    tl.store(counts + unit, total)
 
 
 @triton.jit(do_not_specialize=["count"])
 def table_kernel(
-    neighbours, order, out, count, stride,
+    neighbours, masks, order, out, out_order, out_masks, count, stride,
     VOLUME: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, PAD: tl.constexpr,
 ):  # fmt: skip
-    """neighbours int32 [N, VOLUME] -> out int32 [VOLUME, stride]: column c of part g is row order[g, c], -1 from N on.
+    """One part of a map int32 [N, VOLUME] in the order int64 [G, N], which has part * N added: see `OrderedMap`.
 
-    A program takes the PART offsets of one part.
+    A program takes ROWS columns and the PART offsets of one part.
     """
     c = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
-    v = part * PART + tl.arange(0, PAD)
     own = tl.arange(0, PAD) < PART
-    source = tl.load(order + part.to(tl.int64) * count + c, mask=c < count, other=0).to(tl.int64)
-    inside = (c < count)[:, None] & own[None, :]
-    row = tl.load(neighbours + source[:, None] * VOLUME + v[None, :], mask=inside, other=-1)
-    at = out + v[:, None].to(tl.int64) * stride + c[None, :]
-    tl.store(at, tl.trans(row), mask=own[:, None] & (c < stride)[None, :])
+    v = part * PART + tl.arange(0, PAD)
+    at = part.to(tl.int64) * count + c
+    source = tl.load(order + at, mask=c < count, other=0) - part.to(tl.int64) * count
+    tl.store(out_order + at, source.to(tl.int32), mask=c < count)
+    mask = tl.load(masks + source, mask=c < count, other=0) & (((1 << PART) - 1) << (part * PART))
+    tl.store(out_masks + at, mask, mask=c < count)
+    row = tl.load(
+        neighbours + source[:, None] * VOLUME + v[None, :], mask=(c < count)[:, None] & own[None, :], other=-1
+    )
+    place = out + v[:, None].to(tl.int64) * stride + c[None, :]
+    tl.store(place, tl.trans(row), mask=own[:, None] & (c < stride)[None, :])
 
 
-def mask(neighbours: torch.Tensor) -> torch.Tensor:
-    """int32 [N, V], V <= 31 -> int32 [N]."""
+def row_ranks(neighbours: torch.Tensor, parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """int32 [N, V] -> int32 [N], int32 [parts, N]."""
     count, volume = neighbours.shape
-    out = torch.empty(count, dtype=torch.int32, device=neighbours.device)
+    masks = torch.empty(count, dtype=torch.int32, device=neighbours.device)
+    ranks = torch.empty((parts, count), dtype=torch.int32, device=neighbours.device)
     pad = triton.next_power_of_2(volume)
     if count:
         with on_device(neighbours.device):
-            mask_kernel[(triton.cdiv(count, TILE // pad),)](
-                neighbours, out, count, VOLUME=volume, ROWS=TILE // pad, PAD=pad
-            )
-    return out
-
-
-def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
-    """int32 [N] -> int32 [parts, N]; `bits` offsets a part."""
-    count = masks.shape[0]
-    out = torch.empty((parts, count), dtype=torch.int32, device=masks.device)
-    if count:
-        with on_device(masks.device):
-            rank_kernel[(triton.cdiv(count, TILE), parts)](
-                masks, out, count, BITS=bits, RUN_BITS=RUN_BITS if runs_apart(parts, count) else 31, BLOCK=TILE
-            )
-    return out
+            rank_kernel[(triton.cdiv(count, TILE // pad),)](
+                neighbours, masks, ranks, count, VOLUME=volume, PARTS=parts,
+                RUN_BITS=RUN_BITS if runs_apart(parts, count) else 31, ROWS=TILE // pad, PAD=pad,
+            )  # fmt: skip
+    return masks, ranks
 
 
 def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 [L] -> int32 [blocks, LIST], int32 [blocks]."""
-    blocks = triton.cdiv(masks.shape[0], block)
-    offsets = torch.empty((blocks, LIST), dtype=torch.int32, device=masks.device)
-    counts = torch.empty(blocks, dtype=torch.int32, device=masks.device)
+    """int32 [G, L] -> int32 [G * blocks, LIST], int32 [G * blocks]."""
+    parts, count = masks.shape
+    blocks = triton.cdiv(count, block)
+    offsets = torch.empty((parts * blocks, LIST), dtype=torch.int32, device=masks.device)
+    counts = torch.empty(parts * blocks, dtype=torch.int32, device=masks.device)
     if blocks:
         with on_device(masks.device):
-            lists_kernel[(blocks,)](masks, offsets, counts, masks.shape[0], LIST=LIST, BLOCK=block, num_warps=1)
+            lists_kernel[(blocks, parts)](masks, offsets, counts, count, LIST=LIST, BLOCK=block, num_warps=1)
     return offsets, counts
 
 
-def table(neighbours: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
-    """int32 [N, V] in the orders int32 [G, N] of G parts of the offsets -> int32 [V, columns], -1 beyond N."""
+def table(
+    neighbours: torch.Tensor, masks: torch.Tensor, order: torch.Tensor, columns: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """int32 [N, V], int32 [N], int64 [G, N] -> int32 [V, columns], int32 [G, N], int32 [G, N], see `OrderedMap`."""
     (count, volume), parts = neighbours.shape, order.shape[0]
     out = torch.empty((volume, columns), dtype=torch.int32, device=neighbours.device)
+    out_order, out_masks = (torch.empty((parts, count), dtype=torch.int32, device=order.device) for _ in range(2))
     pad = triton.next_power_of_2(volume // parts)
     if columns:
         with on_device(neighbours.device):
             table_kernel[(triton.cdiv(columns, TILE // pad), parts)](
-                neighbours, order, out, count, columns, VOLUME=volume, PART=volume // parts, ROWS=TILE // pad, PAD=pad
-            )
-    return out
+                neighbours, masks, order, out, out_order, out_masks, count, columns,
+                VOLUME=volume, PART=volume // parts, ROWS=TILE // pad, PAD=pad,
+            )  # fmt: skip
+    return out, out_order, out_masks

@@ -42,6 +42,10 @@ def submanifold_conv3d(
     if chosen == TRITON and (table.shape[1] > MASK_BITS or feats.dtype == torch.float64):
         chosen = TORCH
     plan = neighbours if isinstance(neighbours, ConvPlan) else plan_conv(neighbours)
+    if chosen == TRITON and not differentiated(feats, weight, bias):
+        from trellis_kernels.sparse_conv import triton
+
+        return triton.forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan)
     with torch.autocast(device, enabled=False):
         return SubmanifoldConv.apply(feats, weight, bias, plan, chosen)
 
@@ -61,17 +65,20 @@ def children_conv3d(
     s * c to (s + 1) * c. On a GPU without gradients only the children that exist are computed.
     """
     device, plan = feats.device.type, neighbours if isinstance(neighbours, ConvPlan) else plan_conv(neighbours)
-    tensors = (feats, weight) if bias is None else (feats, weight, bias)
-    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     chosen = choose(implementation, feats.device, (REFERENCE, TORCH, CPU, TRITON))
     small = plan.neighbours.shape[1] <= MASK_BITS and feats.dtype != torch.float64
-    if chosen == TRITON and small and not differentiated and not torch.is_autocast_enabled(device):
+    if chosen == TRITON and small and not differentiated(feats, weight, bias) and not torch.is_autocast_enabled(device):
         from trellis_kernels.sparse_conv import triton
 
         check_conv(feats, weight, bias, plan.neighbours)
         return triton.children_forward(feats.contiguous(), weight.flatten(1, 3).contiguous(), bias, plan, slots)
     wide = submanifold_conv3d(feats, weight, bias, plan, implementation=implementation)
     return reference.pick_children(wide, slots)
+
+
+def differentiated(*tensors: torch.Tensor | None) -> bool:
+    """Whether a gradient to any of them may be asked for."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 class SubmanifoldConv(torch.autograd.Function):

@@ -3,8 +3,8 @@
 Rows are taken in an order that puts like neighbourhoods together; a block of rows visits only the kernel offsets that
 any of its rows has. Sums are fp32; fp32 inputs are multiplied as three TF32 products (about fp32's accuracy).
 
-Where a step is long, a kernel finds the rows of the next one meanwhile (AHEAD): addresses that depend on a load of the
-same step keep Triton from loading several steps ahead. Where it is short, that costs more than it gives.
+Both kernels find the rows of the next step while they work on this one: addresses that depend on a load of the same
+step would keep Triton from loading several steps ahead.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ import triton.language as tl
 
 from trellis_kernels.choice import on_device
 from trellis_kernels.neighbour_map.op import block_lists
-from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, ConvPlan, Parts, sequenced
+from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, ConvPlan, Parts
 
 PROGRAMS = 1056  # of the weight gradient, eight for each multiprocessor of a large GPU
 SUM_BLOCK = 1024  # numbers of one program of the small kernels
-FEWEST_ROWS, FEW_ROWS = 4096, 50_000  # up to which nine parts, or three at fewer channels, pay
+FEW_ROWS = 4096  # up to which nine parts pay
 MOST_PARTIAL = 512 << 20  # bytes of three parts' sums
 ROOMY = (9, 10)  # major compute capabilities: Hopper and Blackwell for data centres
 
@@ -35,14 +35,13 @@ class Tile:
     warps: int
     stages: int
     parts: int = 1  # of the kernel offsets, each with an order of the rows
-    ahead: bool = True  # finds the rows of the next step during this one
 
 
 @triton.jit(do_not_specialize=["count", "blocks", "length"])
 def forward_kernel(
-    feats, weights, bias, out, order, column, slot, table, offsets, counts, sequence, count, blocks, length, stride,
+    feats, weights, bias, out, order, column, slot, table, offsets, counts, count, blocks, length, stride,
     CI: tl.constexpr, CO: tl.constexpr, VOLUME: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr,
-    CHILDREN: tl.constexpr, MIRRORED: tl.constexpr, AHEAD: tl.constexpr,
+    CHILDREN: tl.constexpr, MIRRORED: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """feats [N, CI] -> out [count, CO], or fp32 [PARTS, count, CO] sums over one part of the kernel offsets each.
@@ -56,7 +55,7 @@ def forward_kernel(
     """
     TILES: tl.constexpr = (CO + BN - 1) // BN
     STEPS: tl.constexpr = (CI + BK - 1) // BK
-    unit = tl.load(sequence + tl.program_id(0) // TILES)
+    unit = tl.program_id(0) // TILES
     part = unit // blocks
     block = unit % blocks
     m = block * BM + tl.arange(0, BM)
@@ -69,14 +68,10 @@ def forward_kernel(
         place = tl.load(column + part * length + m, mask=m < length, other=0)
         first = tl.load(slot + block) * CO
     entries = offsets + unit.to(tl.int64) * 32
-    if AHEAD:
-        v = tl.load(entries).to(tl.int64)
-        source = tl.load(table + v * stride + place)
+    v = tl.load(entries).to(tl.int64)
+    source = tl.load(table + v * stride + place)
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(tl.load(counts + unit) * STEPS):
-        if not AHEAD:
-            v = tl.load(entries + t // STEPS).to(tl.int64)
-            source = tl.load(table + v * stride + place)
         k = (t % STEPS) * BK + tl.arange(0, BK)
         exists = (source >= 0)[:, None]
         picked = feats + source[:, None].to(tl.int64) * CI + k[None, :]
@@ -91,9 +86,8 @@ def forward_kernel(
             a = tl.load(picked, mask=exists & (k < CI)[None, :], other=0.0)
             b = tl.load(w, mask=(k < CI)[:, None] & inside[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
-        if AHEAD:
-            v = tl.load(entries + (t + 1) // STEPS).to(tl.int64)
-            source = tl.load(table + v * stride + place)
+        v = tl.load(entries + (t + 1) // STEPS).to(tl.int64)
+        source = tl.load(table + v * stride + place)
     if BIASED and PARTS == 1:
         total += tl.load(bias + first + n, mask=inside, other=0.0).to(tl.float32)[None, :]
     row = part.to(tl.int64) * count + target
@@ -123,7 +117,7 @@ def sum_kernel(
 @triton.jit
 def weight_kernel(
     feats, grad, partial, table, order, visits, counts, count, stride, blocks, volume,
-    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
+    CI: tl.constexpr, CO: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLITS, CO, V, CI]: sums of grad[target]^T feats[source] over a share of an offset's blocks of rows."""
@@ -139,28 +133,20 @@ def weight_kernel(
     used = tl.load(counts + v)
     begin, end = used * split // SPLITS, used * (split + 1) // SPLITS
     entries = visits + v.to(tl.int64) * blocks
-    entry = tl.load(entries + tl.minimum(begin, blocks - 1))
-    if AHEAD:
-        row = entry * BP + p
-        source = tl.load(column + row)
-        target = tl.load(own + row, mask=row < count, other=0)
-        entry = tl.load(entries + tl.minimum(begin + 1, blocks - 1))
+    row = tl.load(entries + tl.minimum(begin, blocks - 1)) * BP + p
+    source = tl.load(column + row)
+    target = tl.load(own + row, mask=row < count, other=0)
+    entry = tl.load(entries + tl.minimum(begin + 1, blocks - 1))
     total = tl.zeros((BM, BN), tl.float32)
     for t in range(begin, end):
-        if not AHEAD:
-            row = entry * BP + p
-            source = tl.load(column + row)
-            target = tl.load(own + row, mask=row < count, other=0)
-            entry = tl.load(entries + tl.minimum(t + 1, blocks - 1))
         exists = (source >= 0)[:, None]
         a = tl.load(grad + target[:, None].to(tl.int64) * CO + m[None, :], mask=exists & (m < CO)[None, :], other=0.0)
         b = tl.load(feats + source[:, None].to(tl.int64) * CI + n[None, :], mask=exists & (n < CI)[None, :], other=0.0)
         total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
-        if AHEAD:
-            row = entry * BP + p
-            source = tl.load(column + row)
-            target = tl.load(own + row, mask=row < count, other=0)
-            entry = tl.load(entries + tl.minimum(t + 2, blocks - 1))
+        row = entry * BP + p
+        source = tl.load(column + row)
+        target = tl.load(own + row, mask=row < count, other=0)
+        entry = tl.load(entries + tl.minimum(t + 2, blocks - 1))
     place = ((split * CO + m[:, None]).to(tl.int64) * volume + v) * CI + n[None, :]
     tl.store(partial + place, total.to(partial.dtype.element_ty), mask=(m < CO)[:, None] & (n < CI)[None, :])
 
@@ -221,9 +207,7 @@ def offset_parts(count: int, inputs: int, outputs: int) -> int:
     """
     if inputs < 512 or 12 * count * outputs > MOST_PARTIAL:
         return 1
-    if inputs < 1024:
-        return 3 if count <= FEW_ROWS else 1
-    return 9 if count <= FEWEST_ROWS else 3
+    return 9 if inputs >= 1024 and count <= FEW_ROWS else 3
 
 
 @cache
@@ -240,7 +224,7 @@ def forward_tile(feats: torch.Tensor, count: int, outputs: int) -> Tile:
         return Tile(64, fit(outputs, 64), fit(inputs, 32), 4, 2, parts)
     columns, inner = fit(outputs, 256 if is_roomy(feats.device) else 128), fit(inputs, 64)
     if columns < 128:
-        return Tile(128, columns, inner, 4, 4, parts, ahead=False)
+        return Tile(128, columns, inner, 4, 2, parts)
     return Tile(128, columns, inner, 4, 3, parts) if columns == 128 else Tile(128, columns, inner, 8, 4, parts)
 
 
@@ -251,7 +235,7 @@ def weight_tile(feats: torch.Tensor, outputs: int) -> Tile:
     if feats.dtype == torch.float32:
         return Tile(fit(outputs, 64), fit(inputs, 64), VISIT_ROWS, 4, 2, parts)
     rows, columns = fit(outputs, 128), fit(inputs, 128)
-    return Tile(rows, columns, VISIT_ROWS, 4, 3, parts, ahead=rows * columns > 64 * 64)
+    return Tile(rows, columns, VISIT_ROWS, 4, 3, parts)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -278,7 +262,8 @@ def forward(
     if count == 0 or outputs == 0:
         return feats.new_empty((count, outputs))
     parts = plan.parts(tile.parts)
-    rows = Rows(parts.order, parts.order, parts.order, parts.blocks(tile.rows), count)
+    order = parts.map.order
+    rows = Rows(order, order, order, parts.blocks(tile.rows), count)
     return run_forward(feats, weights, bias, parts, rows, tile, mirrored=mirrored)
 
 
@@ -336,10 +321,10 @@ def run_forward(
     added = weights if bias is None else bias
     with on_device(feats.device):
         forward_kernel[(groups * blocks * triton.cdiv(outputs, tile.columns),)](
-            feats, weights, added, sums, rows.target, rows.column, rows.slot, parts.table,
-            rows.blocks.offsets, rows.blocks.counts, rows.blocks.sequence, count, blocks, length, parts.table.shape[1],
+            feats, weights, added, sums, rows.target, rows.column, rows.slot, parts.map.table,
+            rows.blocks.offsets, rows.blocks.counts, count, blocks, length, parts.map.table.shape[1],
             CI=inputs, CO=outputs, VOLUME=weights.shape[1], PARTS=groups, BIASED=bias is not None, CHILDREN=children,
-            MIRRORED=mirrored, AHEAD=tile.ahead, BM=tile.rows, BN=tile.columns, BK=tile.inner,
+            MIRRORED=mirrored, BM=tile.rows, BN=tile.columns, BK=tile.inner,
             PRECISION=precision(feats.dtype), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if groups > 1:
@@ -352,10 +337,10 @@ def run_forward(
 
 def group_children(parts: Parts, slots: torch.Tensor, block: int) -> ChildRows:
     """Children `slots` (int64 [M] parent * 8 + child) by number, then by their parents' order."""
-    (groups, parents), count, device = parts.order.shape, slots.shape[0], slots.device
+    (groups, parents), count, device = parts.map.order.shape, slots.shape[0], slots.device
     rows = torch.full((8 * parents,), -1, dtype=torch.int32, device=device)
     rows[slots] = torch.arange(count, dtype=torch.int32, device=device)
-    exists = rows.view(parents, 8)[parts.order].transpose(1, 2) >= 0
+    exists = rows.view(parents, 8)[parts.map.order].transpose(1, 2) >= 0
     ranks = exists.reshape(groups, -1).cumsum(1, dtype=torch.int32)
     blocks = -(-count // block) + 8
     target = torch.full((groups, blocks * block), -1, dtype=torch.int32, device=device)
@@ -363,11 +348,11 @@ def group_children(parts: Parts, slots: torch.Tensor, block: int) -> ChildRows:
     slot = torch.empty(blocks, dtype=torch.int32, device=device)
     with on_device(device):
         group_kernel[(triton.cdiv(8 * parents, SUM_BLOCK), groups)](
-            rows, parts.order, parts.mask, ranks, target, column, masks, parents, blocks * block,
-            BITS=parts.neighbours.shape[1] // groups, BLOCK=block, WIDE=SUM_BLOCK,
+            rows, parts.map.order, parts.mask, ranks, target, column, masks, parents, blocks * block,
+            BITS=parts.map.table.shape[0] // groups, BLOCK=block, WIDE=SUM_BLOCK,
         )  # fmt: skip
         number_kernel[(triton.cdiv(blocks, SUM_BLOCK),)](ranks, slot, parents, blocks, BLOCK=block, WIDE=SUM_BLOCK)
-    return ChildRows(target, column, slot, sequenced(*block_lists(masks.flatten(), block)))
+    return ChildRows(target, column, slot, Blocks(*block_lists(masks, block)))
 
 
 def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, tile: Tile | None = None) -> torch.Tensor:
@@ -384,8 +369,8 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     partial = torch.empty((splits, outputs, volume, inputs), dtype=exact, device=feats.device)
     with on_device(feats.device):
         weight_kernel[(tiles * splits, volume)](
-            feats, grad, partial, parts.table, parts.order, visits, counts, count, parts.table.shape[1],
-            visits.shape[1], volume, CI=inputs, CO=outputs, SPLITS=splits, PARTS=parts.order.shape[0], AHEAD=tile.ahead,
+            feats, grad, partial, parts.map.table, parts.map.order, visits, counts, count, parts.map.table.shape[1],
+            visits.shape[1], volume, CI=inputs, CO=outputs, SPLITS=splits, PARTS=parts.map.order.shape[0],
             BM=tile.rows, BN=tile.columns, BP=VISIT_ROWS, PRECISION=precision(feats.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip

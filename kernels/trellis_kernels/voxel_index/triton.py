@@ -66,10 +66,11 @@ def load_key(coords, i, inside):
 
 
 @triton.jit(do_not_specialize=["count"])
-def pack_kernel(coords, keys, count, BLOCK: tl.constexpr):
-    """coords int32 [N, 4] -> keys int64 [N]."""
+def pack_kernel(coords, keys, rows, count, mask, BLOCK: tl.constexpr):
+    """coords int32 [N, 4] -> keys int64 [N]; clears the slots int32 [mask + 1]."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(keys + i, load_key(coords, i, i < count), mask=i < count)
+    tl.store(rows + i, tl.full((BLOCK,), NO_ROW, tl.int32), mask=i <= mask)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -101,12 +102,13 @@ def build(coords: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]
     """int32 [N, 4], a power of two >= 8 and > N -> keys int64 [N], rows int32 [slots]."""
     count = coords.shape[0]
     keys = torch.empty(count, dtype=torch.int64, device=coords.device)
-    rows = torch.full((slots,), NO_ROW.value, dtype=torch.int32, device=coords.device)
-    if count:
-        grid = (triton.cdiv(count, BLOCK),)
-        with on_device(coords.device):
-            pack_kernel[grid](coords.contiguous(), keys, count, BLOCK=BLOCK)
-            build_kernel[grid](keys, rows, count, slots - 1, BLOCK=BLOCK)
+    rows = torch.empty(slots, dtype=torch.int32, device=coords.device)
+    with on_device(coords.device):
+        pack_kernel[(triton.cdiv(max(count, slots), BLOCK),)](
+            coords.contiguous(), keys, rows, count, slots - 1, BLOCK=BLOCK
+        )
+        if count:
+            build_kernel[(triton.cdiv(count, BLOCK),)](keys, rows, count, slots - 1, BLOCK=BLOCK)
     return keys, rows
 
 
