@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
+from trellis_kernels.launch import power_of_two, programs
 from trellis_kernels.neighbour_map.reference import LIST, RUN_BITS, runs_apart
 from trellis_kernels.voxel_index.triton import find
 
@@ -53,9 +54,7 @@ def child_map(parent_map: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor)
     if slots.shape[0]:
         tile = TILE // 32
         with on_device(slots.device):
-            child_map_kernel[(triton.cdiv(slots.shape[0], tile),)](
-                parent_map, rows, slots, out, slots.shape[0], ROWS=tile
-            )
+            child_map_kernel[(programs(slots.shape[0], tile),)](parent_map, rows, slots, out, slots.shape[0], ROWS=tile)
     return out
 
 
@@ -64,10 +63,10 @@ def neighbour_map(keys: torch.Tensor, rows: torch.Tensor, *, kernel_size: int, d
     count, volume = keys.shape[0], kernel_size**3
     out = torch.empty((count, volume), dtype=torch.int32, device=keys.device)
     if count:
-        pad = triton.next_power_of_2(volume)
+        pad = power_of_two(volume)
         tile = max(1, TILE // pad)
         with on_device(keys.device):
-            map_kernel[(triton.cdiv(count, tile),)](
+            map_kernel[(programs(count, tile),)](
                 keys, rows, out, count, rows.shape[0] - 1, K=kernel_size, DILATION=dilation, ROWS=tile, PAD=pad
             )
     return out
@@ -148,10 +147,10 @@ def row_ranks(neighbours: torch.Tensor, parts: int) -> tuple[torch.Tensor, torch
     count, volume = neighbours.shape
     masks = torch.empty(count, dtype=torch.int32, device=neighbours.device)
     ranks = torch.empty((parts, count), dtype=torch.int32, device=neighbours.device)
-    pad = triton.next_power_of_2(volume)
+    pad = power_of_two(volume)
     if count:
         with on_device(neighbours.device):
-            rank_kernel[(triton.cdiv(count, TILE // pad),)](
+            rank_kernel[(programs(count, TILE // pad),)](
                 neighbours, masks, ranks, count, VOLUME=volume, PARTS=parts,
                 RUN_BITS=RUN_BITS if runs_apart(parts, count) else 31, ROWS=TILE // pad, PAD=pad,
             )  # fmt: skip
@@ -161,7 +160,7 @@ def row_ranks(neighbours: torch.Tensor, parts: int) -> tuple[torch.Tensor, torch
 def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
     """int32 [G, L] -> int32 [G * blocks, LIST], int32 [G * blocks]."""
     parts, count = masks.shape
-    blocks = triton.cdiv(count, block)
+    blocks = programs(count, block)
     offsets = torch.empty((parts * blocks, LIST), dtype=torch.int32, device=masks.device)
     counts = torch.empty(parts * blocks, dtype=torch.int32, device=masks.device)
     if blocks:
@@ -177,10 +176,10 @@ def table(
     (count, volume), parts = neighbours.shape, order.shape[0]
     out = torch.empty((volume, columns), dtype=torch.int32, device=neighbours.device)
     out_order, out_masks = (torch.empty((parts, count), dtype=torch.int32, device=order.device) for _ in range(2))
-    pad = triton.next_power_of_2(volume // parts)
+    pad = power_of_two(volume // parts)
     if columns:
         with on_device(neighbours.device):
-            table_kernel[(triton.cdiv(columns, TILE // pad), parts)](
+            table_kernel[(programs(columns, TILE // pad), parts)](
                 neighbours, masks, order, out, out_order, out_masks, count, columns,
                 VOLUME=volume, PART=volume // parts, ROWS=TILE // pad, PAD=pad,
             )  # fmt: skip

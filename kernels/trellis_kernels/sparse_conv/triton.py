@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
+from trellis_kernels.launch import power_of_two, programs
 from trellis_kernels.neighbour_map.op import block_lists
 from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, ConvPlan, Parts
 
@@ -196,7 +197,7 @@ def number_kernel(ranks, slot, parents, blocks, BLOCK: tl.constexpr, WIDE: tl.co
 
 def fit(channels: int, most: int) -> int:
     """The power of two from 16 to `most` that holds `channels`."""
-    return min(most, max(16, triton.next_power_of_2(channels)))
+    return min(most, max(16, power_of_two(channels)))
 
 
 def offset_parts(count: int, inputs: int, outputs: int) -> int:
@@ -320,7 +321,7 @@ def run_forward(
     sums = out if groups == 1 else torch.empty((groups, count, outputs), dtype=torch.float32, device=feats.device)
     added = weights if bias is None else bias
     with on_device(feats.device):
-        forward_kernel[(groups * blocks * triton.cdiv(outputs, tile.columns),)](
+        forward_kernel[(groups * blocks * programs(outputs, tile.columns),)](
             feats, weights, added, sums, rows.target, rows.column, rows.slot, parts.map.table,
             rows.blocks.offsets, rows.blocks.counts, count, blocks, length, parts.map.table.shape[1],
             CI=inputs, CO=outputs, VOLUME=weights.shape[1], PARTS=groups, BIASED=bias is not None, CHILDREN=children,
@@ -328,7 +329,7 @@ def run_forward(
             PRECISION=precision(feats.dtype), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if groups > 1:
-            sum_kernel[(triton.cdiv(count * outputs, SUM_BLOCK),)](
+            sum_kernel[(programs(count * outputs, SUM_BLOCK),)](
                 sums, added, rows.target if rows.slots is None else rows.slots, out, count, CO=outputs, PARTS=groups,
                 BIASED=bias is not None, CHILDREN=children, BLOCK=SUM_BLOCK,
             )  # fmt: skip
@@ -347,11 +348,11 @@ def group_children(parts: Parts, slots: torch.Tensor, block: int) -> ChildRows:
     column, masks = torch.zeros_like(target), torch.zeros_like(target)
     slot = torch.empty(blocks, dtype=torch.int32, device=device)
     with on_device(device):
-        group_kernel[(triton.cdiv(8 * parents, SUM_BLOCK), groups)](
+        group_kernel[(programs(8 * parents, SUM_BLOCK), groups)](
             rows, parts.map.order, parts.mask, ranks, target, column, masks, parents, blocks * block,
             BITS=parts.map.table.shape[0] // groups, BLOCK=block, WIDE=SUM_BLOCK,
         )  # fmt: skip
-        number_kernel[(triton.cdiv(blocks, SUM_BLOCK),)](ranks, slot, parents, blocks, BLOCK=block, WIDE=SUM_BLOCK)
+        number_kernel[(programs(blocks, SUM_BLOCK),)](ranks, slot, parents, blocks, BLOCK=block, WIDE=SUM_BLOCK)
     return ChildRows(target, column, slot, Blocks(*block_lists(masks, block)))
 
 
@@ -361,7 +362,7 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     if count == 0:
         return feats.new_zeros((outputs, volume, inputs))
     tile = tile or weight_tile(feats, outputs)
-    tiles = triton.cdiv(outputs, tile.rows) * triton.cdiv(inputs, tile.columns)
+    tiles = programs(outputs, tile.rows) * programs(inputs, tile.columns)
     splits = max(1, min(PROGRAMS // (tiles * volume), count // 1024))
     parts = plan.parts(tile.parts)
     visits, counts = parts.visits

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from trellis_kernels.choice import on_device
+from trellis_kernels.launch import programs
 
 BLOCK = 256
 NO_ROW = tl.constexpr(2**31 - 1)
@@ -104,11 +105,11 @@ def build(coords: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]
     keys = torch.empty(count, dtype=torch.int64, device=coords.device)
     rows = torch.empty(slots, dtype=torch.int32, device=coords.device)
     with on_device(coords.device):
-        pack_kernel[(triton.cdiv(max(count, slots), BLOCK),)](
+        pack_kernel[(programs(max(count, slots), BLOCK),)](
             coords.contiguous(), keys, rows, count, slots - 1, BLOCK=BLOCK
         )
         if count:
-            build_kernel[(triton.cdiv(count, BLOCK),)](keys, rows, count, slots - 1, BLOCK=BLOCK)
+            build_kernel[(programs(count, BLOCK),)](keys, rows, count, slots - 1, BLOCK=BLOCK)
     return keys, rows
 
 
@@ -118,6 +119,6 @@ def lookup(keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor) -> torch
     out = torch.empty(count, dtype=torch.int64, device=query.device)
     if count:
         with on_device(query.device):
-            grid = (triton.cdiv(count, BLOCK),)
+            grid = (programs(count, BLOCK),)
             lookup_kernel[grid](keys, rows, query.contiguous(), out, count, rows.shape[0] - 1, BLOCK=BLOCK)
     return out
