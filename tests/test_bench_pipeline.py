@@ -1,5 +1,6 @@
 """The full-size benchmark at a tiny size: steered decoders give the target, every stage is measured."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,3 +103,19 @@ def test_a_batch_is_compared_with_single_runs(tiny: None, tmp_path: Path) -> Non
         "single_sampled", "batch_sampled", "single_finished", "batch_of_1_finished", "batch_finished"
     }  # fmt: skip
     assert "batch_finished" in bench_batch.table({"512": report})
+
+
+def test_each_resolution_is_told_as_soon_as_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(bench: object, preset: str, options: object) -> dict[str, object]:
+        if preset != "512":
+            raise RuntimeError("CUDA out of memory")
+        return {"stages": [], "total_seconds": 1.5}
+
+    monkeypatch.setattr(bench_pipeline, "measured", measured)
+    monkeypatch.setattr(bench_pipeline, "bench_on", lambda *_: nullcontext())
+    told: list[str] = []
+    report = bench_pipeline.bench_pipeline(["512", "1024"], CPU, bench_pipeline.PipelineOptions(), told.append)
+    assert len(told) == 2
+    assert "1.500" in told[0]
+    assert "out of memory" in told[1]
+    assert report["1024_cascade"] == {"out_of_memory": "CUDA out of memory"}

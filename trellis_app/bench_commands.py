@@ -194,13 +194,12 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 def _bench_pipeline(options: argparse.Namespace) -> int:
     if options.out_of_memory:
         return _bench_out_of_memory(options)
-    from trellis_app.bench_pipeline import PipelineOptions, bench_pipeline, table
+    from trellis_app.bench_pipeline import PipelineOptions, bench_pipeline
     from trellis_app.devices import choose_device
 
     finish = None if options.no_finish else FinishOptions(faces=500_000, texture_size=2048)
     chosen = PipelineOptions(options.runs, options.memory_budget, finish, options.precision)
-    report = bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen)
-    return _told(report, table(report))
+    return _told(bench_pipeline(options.resolution.split(","), choose_device(options.device), chosen, _note))
 
 
 def _bench_batch(options: argparse.Namespace) -> int:

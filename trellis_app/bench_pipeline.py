@@ -275,8 +275,13 @@ class PipelineOptions:
     precision: str = "bf16"
 
 
-def bench_pipeline(resolutions: list[str], device: torch.device, options: PipelineOptions) -> dict[str, Any]:
-    """Each resolution `runs` times after a first one, and once with another number of tokens."""
+def bench_pipeline(
+    resolutions: list[str], device: torch.device, options: PipelineOptions, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Each resolution `runs` times after a first one, and once with another number of tokens.
+
+    note: gets the table of each resolution as soon as it is measured, so that a time-out loses only what is left.
+    """
     report: dict[str, Any] = {}
     if options.precision == "fp8":
         check_fp8(device)
@@ -289,6 +294,7 @@ def bench_pipeline(resolutions: list[str], device: torch.device, options: Pipeli
                     raise
                 report[preset] = {"out_of_memory": str(error)}
                 torch.cuda.empty_cache()
+            note(table({preset: report[preset]}))
     return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
 
 

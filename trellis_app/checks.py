@@ -39,6 +39,7 @@ MINI_GIB = 4.0  # of main memory
 ACCELERATORS = {
     "triton": ("kernels for NVIDIA GPUs; without it the plain torch paths run", "Install a CUDA build of torch."),
     "flash_attn_interface": ("flash-attn 3, attention on Hopper GPUs", "See its own repository."),
+    "nvdiffrast": ("a rasteriser for the bake, non-commercial use only", "See its own repository."),
     "ray": ("a worker on each of several GPUs", "Run pip install 'ray[serve]'."),
     "xatlas": ("another unwrapper", "Run pip install xatlas."),
 }

@@ -32,7 +32,7 @@ from trellis_app.image.cutout import CutoutOptions
 from trellis_app.mesh.user_mesh import UserMesh
 from trellis_app.progress import RunClock
 from trellis_app.serve_replica import Cutter, Studio
-from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest
+from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, set_environment
 from trellis_app.texturing import TextureOptions
 from trellis_app.types import OVoxel, PreparedImage, Stage, StageEvent
 from trellis_app.weights import load_bundle, resolve_source
@@ -127,7 +127,7 @@ def deployed(settings: AppSettings, share: Share, count: int) -> Iterator[Worker
 def _ray() -> tuple[Any, Any]:
     """The modules ray and ray.serve."""
     # Ray reads these when it is imported. The workers are the app, not something in the background.
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
+    set_environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     try:
         import ray
         from ray import serve

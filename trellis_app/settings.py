@@ -1,4 +1,4 @@
-"""Every tunable of the product as frozen dataclasses, the presets, and the only reader of the environment."""
+"""Every tunable of the product as frozen dataclasses, the presets, and the only place that knows the environment."""
 
 from __future__ import annotations
 
@@ -161,6 +161,11 @@ class AppSettings:
             raise SettingsError(f"The precision is {self.precision!r}.", f"Choose one of {', '.join(PRECISIONS)}.")
         if self.memory_budget_gb is not None:
             _check("The memory budget in GB", self.memory_budget_gb, 1.0, 1024.0)
+
+
+def set_environment(values: Mapping[str, str]) -> None:
+    """Settings of a package that reads them from the environment when it is imported."""
+    os.environ.update(values)
 
 
 def app_settings(environment: Mapping[str, str] | None = None) -> AppSettings:
