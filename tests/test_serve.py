@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -239,10 +240,15 @@ def workers(bundle) -> Iterator[serve.Workers]:
 @pytest.fixture(scope="module")
 def pipeline(bundle) -> Iterator[ImageTo3D]:
     """In this process, with as many threads as a replica has: sums in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(serve.Share.of(AppSettings(workers=2, device="cpu")).threads)
+    before, share = (
+        (torch.get_num_threads(), numba.get_num_threads()),
+        serve.Share.of(AppSettings(workers=2, device="cpu")),
+    )
+    torch.set_num_threads(share.threads)
+    numba.set_num_threads(share.threads)  # its OpenMP layer sets the threads of torch as well
     yield ImageTo3D.load(AppSettings(device="cpu", bundle=str(bundle)))
-    torch.set_num_threads(before)
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
 
 
 @pytest.fixture(scope="module")
