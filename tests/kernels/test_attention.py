@@ -1,13 +1,14 @@
 """Packed attention by every implementation against softmax written out in float64, for equal and unequal lengths."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from trellis_kernels.attention import flash
 from trellis_kernels.attention.op import CUDNN, FLASH3, attend
-from trellis_kernels.attention.sdpa import padded
+from trellis_kernels.attention.sdpa import packed_kernel, padded
 from trellis_kernels.choice import REFERENCE, TORCH, installed
 
 from trellis_app.sparse.packing import Packing
@@ -117,3 +118,12 @@ def test_inference_on_a_gpu(implementation: str, q_lengths: tuple[int, ...], k_l
     with torch.inference_mode():
         ours = attend(q, k, v, queries, keys, implementation=implementation)
     torch.testing.assert_close(ours, written_out(q, k, v, queries, keys), atol=0.02, rtol=0.02)
+
+
+def test_an_older_torch_has_no_packed_kernel(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    packed_kernel.cache_clear()
+    assert packed_kernel() is None
+    monkeypatch.undo()
+    packed_kernel.cache_clear()
+    assert callable(packed_kernel())

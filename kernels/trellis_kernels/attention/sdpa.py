@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.varlen import varlen_attn
 
 if TYPE_CHECKING:
     from trellis_kernels.attention.op import Rows
@@ -21,6 +23,15 @@ CUDNN_FIRST = [
 ]  # fmt: skip
 
 
+@cache
+def packed_kernel() -> Callable[..., torch.Tensor] | None:
+    """torch's kernel for packed items; None before torch 2.10. Found at first use: it imports torch's compiler."""
+    try:
+        return importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:
+        return None
+
+
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Rows, keys: Rows, *, cudnn_first: bool
 ) -> torch.Tensor:
@@ -29,11 +40,17 @@ def attend(
         if queries.uniform and keys.uniform:
             return uniform(q, k, v, len(queries.lengths))
         if q.is_cuda and (torch.is_grad_enabled() or queries.longest < ALONE):
-            if q.dtype in PACKED_DTYPES and torch.cuda.get_device_capability(q.device) >= PACKED_FROM:
-                return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)  # type: ignore[return-value]
+            packed = packed_kernel() if packable(q) else None
+            if packed is not None:
+                return packed(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)
             return padded(q, k, v, queries, keys)
         parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True)
         return torch.cat([uniform(*part, 1) for part in parts])
+
+
+def packable(q: torch.Tensor) -> bool:
+    """Whether the packed kernel has queries like these."""
+    return q.dtype in PACKED_DTYPES and torch.cuda.get_device_capability(q.device) >= PACKED_FROM
 
 
 def uniform(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, items: int) -> torch.Tensor:

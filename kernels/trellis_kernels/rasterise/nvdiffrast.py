@@ -28,7 +28,7 @@ def available() -> bool:
     """Whether the package is there and can be loaded."""
     try:
         importlib.import_module("nvdiffrast.torch")
-    except ImportError:
+    except (ImportError, OSError):  # built for another torch
         return False
     return True
 
