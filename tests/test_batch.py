@@ -179,8 +179,9 @@ def test_on_a_cpu_samples_run_alone_unless_asked_otherwise(tiny):
 def test_what_the_memory_holds(monkeypatch, free, taken, stays, size, lead):
     """GB: models of 2, 4 and 4, a sample of 3, finishing of 4.8."""
     sizes = {"a": 2, "b": 4, "c": 4}
-    bundle = SimpleNamespace(config=SimpleNamespace(models=sizes), weight_bytes=lambda key, _: sizes[key] * 10**9)
-    pipeline = SimpleNamespace(device=torch.device("cuda"), bundle=bundle, plan=MemoryPlan(frozenset(stays)))
+    bundle = SimpleNamespace(config=SimpleNamespace(models=sizes), weight_bytes=lambda key, *_: sizes[key] * 10**9)
+    device, stay = torch.device("cuda"), MemoryPlan(frozenset(stays))
+    pipeline = SimpleNamespace(device=device, bundle=bundle, plan=stay, precision="bf16")
     monkeypatch.setattr(batch, "free_gb", lambda device: free)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken * 10**9)
     assert (group_size(pipeline), finishing_lead(pipeline)) == (size, lead)

@@ -213,7 +213,7 @@ def test_the_same_seed_gives_the_same_voxels_and_another_does_not(tiny):
 def test_a_smaller_plan_gives_the_same_voxels(tiny, monkeypatch):
     """The second attempt of every stage, with hardly any workspace and nothing kept."""
     *_, usual = tiny.generate(blank(), GenerationRequest(seed=2), finish=False)
-    residency, plan = tiny._residency, tiny._residency.plan
+    residency, plan = tiny.residency, tiny.residency.plan
     frugal = MemoryPlan(plan.stays, space=Workspace(20_000), frugal=True)
     monkeypatch.setattr(residency, "plan", plan)
     monkeypatch.setattr(residency, "shrink", lambda: setattr(residency, "plan", frugal))

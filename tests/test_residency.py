@@ -1,13 +1,15 @@
 """The plan of what stays on the GPU, and bringing models in and out."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from trellis_app.memory import GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, free_gb, out_of_memory, plan
-from trellis_app.residency import Attempt, Berth, Residency
+from trellis_app.memory import CONTEXT_GB, GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, free_gb, out_of_memory, plan
+from trellis_app.pinned import pinned_block
+from trellis_app.residency import CAUTION, MOST_RECOVERIES, Attempt, Berth, Residency
 from trellis_app.sparse.workspace import Workspace
 
 SIZES = {"a": 3 * GB, "b": 2 * GB, "c": 1 * GB}
@@ -62,10 +64,15 @@ def test_words_of_a_full_gpu() -> None:
 
 def test_all_stay_on_a_cpu() -> None:
     assert plan(SIZES, "cpu") == MemoryPlan(frozenset(SIZES))
-    model, residency = nn.Linear(2, 2), Residency(CPU, plan(SIZES, "cpu"))
+    model, residency = nn.Linear(2, 2), Residency(CPU, lambda budget: plan(SIZES, "cpu", budget))
     with residency.resident("a", model) as inside:
         assert inside is model
     assert not residency.can_shrink
+
+
+def always(one: MemoryPlan) -> Callable[[float | None], MemoryPlan]:
+    """A planner with one plan."""
+    return lambda _budget: one
 
 
 def mixed() -> nn.Sequential:
@@ -81,12 +88,29 @@ def test_a_berth_keeps_every_value() -> None:
     assert len({tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}) == 1
 
 
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_pinned_block_has_its_size(size: int) -> None:
+    block = pinned_block(size)
+    assert (len(block), block.dtype) == (size, torch.uint8)
+    view = block.fill_(7)[size // 2 :]
+    del block
+    assert bool((view == 7).all())  # the pages live as long as a view of them
+
+
+@pytest.mark.gpu
+def test_a_pinned_block_is_locked_exactly() -> None:
+    block = pinned_block(5 << 20)
+    assert block.is_pinned()
+    assert pinned_block(5 << 20).data_ptr() != block.data_ptr()
+    assert torch.equal(block.fill_(3).cuda(non_blocking=True).cpu(), block)
+
+
 @pytest.mark.gpu
 def test_moves_on_a_gpu() -> None:
     device = torch.device("cuda")
     models = {key: mixed() for key in "abc"}
     expected = {key: {k: t.clone() for k, t in model.state_dict().items()} for key, model in models.items()}
-    residency = Residency(device, MemoryPlan(frozenset(), ahead=True))
+    residency = Residency(device, always(MemoryPlan(frozenset(), ahead=True)))
 
     def use(key: str) -> None:
         with torch.inference_mode(), residency.resident(key, models[key]):
@@ -109,7 +133,7 @@ def test_moves_on_a_gpu() -> None:
 @pytest.mark.gpu
 def test_what_stays_is_left_there() -> None:
     model = mixed()
-    with Residency(torch.device("cuda"), MemoryPlan(frozenset("a"))).resident("a", model):
+    with Residency(torch.device("cuda"), always(MemoryPlan(frozenset("a")))).resident("a", model):
         assert model[0].weight.is_cuda
     assert model[0].weight.is_cuda
 
@@ -138,7 +162,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Residency:
     monkeypatch.setattr("torch.cuda.current_stream", lambda _device: FakeStream())
     monkeypatch.setattr("torch.cuda.stream", lambda _stream: nullcontext())
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
-    residency = Residency(CPU, MemoryPlan(frozenset("abc"), ahead=True))
+    residency = Residency(CPU, always(MemoryPlan(frozenset("abc"), ahead=True)))
     monkeypatch.setattr(residency, "moves", True)
     monkeypatch.setattr(residency, "_stream", FakeStream)
     return residency
@@ -164,6 +188,27 @@ def test_shrinking_sends_staying_models_home(pretended: Residency) -> None:
         models["a"][0].weight.data = models["a"][0].weight.data.clone()  # as if moved to the device again
     pretended.shrink()
     assert storage(models["a"]) == pretended._berths["a"]._host.data_ptr()
+
+
+def test_the_next_run_plans_again_with_less_each_time(pretended: Residency, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[float | None] = []
+
+    def planner(budget: float | None) -> MemoryPlan:
+        planned.append(budget)
+        return MemoryPlan(frozenset("ab"))
+
+    monkeypatch.setattr(pretended, "_planner", planner)
+    monkeypatch.setattr("trellis_app.residency.free_gb", lambda _device: 9.0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 1e9)
+    pretended.recover()
+    assert planned == []  # nothing ran out
+    for _ in range(MOST_RECOVERIES + 1):
+        pretended.shrink()
+        assert pretended.plan.frugal
+        pretended.recover()
+    room = 10.0 + CONTEXT_GB
+    assert planned == pytest.approx([room * CAUTION**times for times in range(1, MOST_RECOVERIES + 1)])
+    assert pretended.plan.frugal  # too small a device keeps the smallest plan
 
 
 def test_a_model_in_use_stays_while_another_comes(pretended: Residency) -> None:

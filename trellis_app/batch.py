@@ -106,7 +106,9 @@ def finishing_lead(pipeline: ImageTo3D) -> int:
 def room_gb(pipeline: ImageTo3D) -> float:
     """What a GPU has beside the models that stay and two that come, whether they are there yet or not."""
     device, stays = pipeline.device, pipeline.plan.stays
-    sizes = {key: pipeline.bundle.weight_bytes(key, device) for key in pipeline.bundle.config.models}
+    sizes = {
+        key: pipeline.bundle.weight_bytes(key, device, pipeline.precision) for key in pipeline.bundle.config.models
+    }
     staying = sum(size for key, size in sizes.items() if key in stays)
     coming = 2 * max((size for key, size in sizes.items() if key not in stays), default=0)
     taken = torch.cuda.memory_allocated(device)
@@ -197,5 +199,6 @@ def begin(pipeline: ImageTo3D, samples: Sequence[Sample], request: GenerationReq
         return ImageFeatures(torch.cat([known[id(sample.picture)] for sample in samples]))
 
     assert request.preset is not None
+    pipeline.residency.recover()
     randoms = tuple(torch.Generator().manual_seed(sample.seed) for sample in samples)
     return Run(request, pipeline.bundle.presets[request.preset], features, randoms, clock)

@@ -56,7 +56,7 @@ def bench_out_of_memory(resolution: str, device: torch.device, memory_budget_gb:
 
 
 def _case(bench: PipelineBench, preset: str, stage: str, hopeless: bool) -> Scarcity:
-    residency, request = bench.pipeline._residency, _short(bench, preset)
+    residency, request = bench.pipeline.residency, _short(bench, preset)
     plan = residency.plan
     _run(bench, request)  # so that all models are where the plan has them
     with warnings_heard() as warnings:

@@ -178,7 +178,7 @@ class PipelineBench:
         asset = timer.measure(
             "material decoder", lambda: pipeline.decode_material(material, grid, guides), lambda x: len(x.attributes)
         )
-        pipeline._residency.rest()
+        pipeline.residency.rest()
         if finish is not None:
             del latent, shape, guides, material
             timer.measure("finish", lambda: list(pipeline.finish(asset, finish, RunClock()))[-1], faces)
@@ -221,7 +221,7 @@ class PipelineBench:
         for key in bundle.config.models:
             if "flow" in key:
                 bundle.drop(key)
-                self.pipeline._residency.forget(key)
+                self.pipeline.residency.forget(key)
 
     def _latents(self, preset: str, target: Target) -> dict[str, torch.Tensor]:
         pipeline = self.pipeline
@@ -235,7 +235,7 @@ class PipelineBench:
 
     def _cascade(self, low: Any, run: Run) -> torch.Tensor:
         with self.pipeline._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            voxels = decoder.upsample(low.fresh(), 4, self.pipeline._residency.plan.space)
+            voxels = decoder.upsample(low.fresh(), 4, self.pipeline.residency.plan.space)
         return cascade_coords(voxels, 512, run.preset.resolution, run.request.max_tokens)[0]
 
 

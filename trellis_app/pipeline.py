@@ -30,6 +30,7 @@ from trellis_app.devices import choose_device, memory_told, on_cpu, on_device
 from trellis_app.errors import BundleError, EmptyAssetError
 from trellis_app.export.finish import SHARES, STEPS, finish
 from trellis_app.fetching import fetching
+from trellis_app.footprint import footprint, network_of
 from trellis_app.heartbeat import StopSignal, beating
 from trellis_app.image.background import load_matte
 from trellis_app.image.cutout import CutoutOptions, Matte, prepare
@@ -92,13 +93,10 @@ class ImageTo3D(Catalogue):
         self.device = device
         self._encoder = encoder or load_image_encoder(bundle, device)
         self._matte = matte or load_matte(bundle, device)
-        sizes = {key: bundle.weight_bytes(key, device) for key in bundle.config.models}
-        for key, tool in ((ENCODER, self._encoder), (MATTE, self._matte)):
-            network = network_of(tool)
-            sizes[key] = sum(p.numel() * p.element_size() for p in network.parameters()) if network else 0
+        sizes = footprint(bundle, {ENCODER: self._encoder, MATTE: self._matte}, device, precision)
         if memory_budget_gb is not None and device.type == "cuda":
             limit_process(device, memory_budget_gb)
-        self._residency = Residency(device, plan(sizes, device, memory_budget_gb))
+        self.residency = Residency(device, functools.partial(plan, sizes, device), memory_budget_gb)
         self._shares: dict[Stage, float] | None = None
 
     @classmethod
@@ -119,12 +117,12 @@ class ImageTo3D(Catalogue):
     @property
     def plan(self) -> MemoryPlan:
         """What stays on the GPU."""
-        return self._residency.plan
+        return self.residency.plan
 
     def prepare(self, picture: Image.Image, options: CutoutOptions | None = None) -> PreparedImage:
         """Cut the object out of an upright RGB or RGBA picture (image/reading.py) and frame it."""
         with memory_told():
-            for attempt in self._residency.attempts(self._drop_recordings):
+            for attempt in self.residency.attempts(self._drop_recordings):
                 with attempt, self._at_hand(MATTE, self._matte):
                     prepared = prepare(picture, self._matte, options)
         return prepared
@@ -161,7 +159,7 @@ class ImageTo3D(Catalogue):
         if preset.cascade_to is None:
             return ShapeLatent(latent, (preset.first,) * latent.batch_size)
         with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            voxels = decoder.upsample(latent.fresh(), 4, self._residency.plan.space)
+            voxels = decoder.upsample(latent.fresh(), 4, self.residency.plan.space)
         parts = [voxels[voxels[:, 0] == item] for item in range(latent.batch_size)]
         if not all(map(len, parts)):
             raise EmptyAssetError(*NO_SURFACE)
@@ -199,9 +197,9 @@ class ImageTo3D(Catalogue):
     def decode_shape(self, shape: ShapeLatent) -> tuple[DualGrid, tuple[SparseTensor, ...]]:
         """Shape latent -> dual grid, and the subdivisions that guide the material decoder."""
         with self._resident("shape_slat_decoder", ShapeDecoder) as decoder:
-            decoding = decoder(shape.latent.fresh(), space=self._residency.plan.space)
+            decoding = decoder(shape.latent.fresh(), space=self.residency.plan.space)
             (grid,) = decoder.dual_grids(decoding.raw, shape.resolution)
-        if self._residency.plan.frugal:
+        if self.residency.plan.frugal:
             forget_neighbours(decoding.subdivisions)
         if len(grid.coords) == 0 or not bool(grid.crossed.any()):
             raise EmptyAssetError(*NO_SURFACE)
@@ -223,7 +221,7 @@ class ImageTo3D(Catalogue):
         """
         with self._resident("tex_slat_decoder", MaterialDecoder) as decoder:
             latent = material.latent if guides is None else material.latent.fresh()
-            raw = decoder(latent, guides, self._residency.plan.space).raw
+            raw = decoder(latent, guides, self.residency.plan.space).raw
         return OVoxel(grid, attributes(raw.feats).clamp(0, 1))
 
     def finish(
@@ -231,13 +229,13 @@ class ImageTo3D(Catalogue):
     ) -> Generator[StageEvent, None, None]:
         """O-Voxel asset -> mesh with textures; the last event carries the FinishedAsset.
 
-        Works on the pipeline's device, and on the CPU where the GPU has no room. Beats every half second with the step
-        at work, and can be closed at any beat. alone: models may leave the GPU to make room, for no other thread works.
+        Works on the pipeline's device, and on the CPU where the GPU has no room. Beats every half second, and can be
+        closed at any beat. alone: models may leave the GPU to make room, for no other thread works.
         """
         if alone:
-            self._residency.rest()
+            self.residency.rest()
         try:
-            for attempt in self._residency.attempts(self._drop_recordings) if alone else (Attempt(final=True),):
+            for attempt in self.residency.attempts(self._drop_recordings) if alone else (Attempt(final=True),):
                 with attempt:
                     yield from self._finish(on_device(asset, self.device), options, clock)
             return
@@ -319,6 +317,7 @@ class ImageTo3D(Catalogue):
             return self.features(prepared, side)
 
         assert request.preset is not None
+        self.residency.recover()
         return Run(
             request=request,
             preset=self.bundle.presets[request.preset],
@@ -344,7 +343,7 @@ class ImageTo3D(Catalogue):
             for random, state in zip(run.randoms, states, strict=True):
                 random.set_state(state)
 
-        return self._residency.attempts(let_go)
+        return self.residency.attempts(let_go)
 
     def _drop_recordings(self) -> None:
         for model in self.bundle.loaded:
@@ -354,12 +353,12 @@ class ImageTo3D(Catalogue):
     def _at_hand(self, key: str, tool: object) -> AbstractContextManager[object]:
         """The network inside an encoder or background remover on the device, if it has one."""
         network = network_of(tool)
-        return self._residency.resident(key, network) if network is not None else nullcontext()
+        return self.residency.resident(key, network) if network is not None else nullcontext()
 
     @contextmanager
     def _resident(self, key: str, kind: type[Model]) -> Iterator[Model]:
         """The bundle's model under `key` on the device for the length of the block."""
-        model = self.bundle.model(key, self.device, home=self._residency.home(key))
+        model = self.bundle.model(key, self.device, home=self.residency.home(key))
         if not isinstance(model, kind):
             raise BundleError(
                 f"{key} of the bundle {self.bundle.name} is a {type(model).__name__}, not a {kind.__name__}.",
@@ -367,14 +366,14 @@ class ImageTo3D(Catalogue):
             )
         flow: FlowTransformer | None = model if isinstance(model, FlowTransformer) else None
         if self.precision == "fp8" and flow is not None and use_fp8(flow, self.device):
-            self._residency.forget(key)
+            self.residency.forget(key)
         if flow is not None:
-            flow.recordings.enabled = not self._residency.plan.frugal
-        with self._residency.resident(key, model):
+            flow.recordings.enabled = not self.residency.plan.frugal
+        with self.residency.resident(key, model):
             try:
                 yield model
             finally:
-                if flow is not None and not self._residency.stays(key):
+                if flow is not None and not self.residency.stays(key):
                     flow.recordings.clear()
 
     def _sample(
@@ -398,9 +397,3 @@ def forget_neighbours(guides: tuple[SparseTensor, ...]) -> None:
     """Free the neighbour maps that a decoder leaves with its subdivisions for the next decoder."""
     for guide in guides:
         guide.cache.forget_neighbours()
-
-
-def network_of(tool: object) -> nn.Module | None:
-    """The network that an image encoder or a background remover runs."""
-    network = getattr(tool, "network", None)
-    return network if isinstance(network, nn.Module) else None

@@ -17,10 +17,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from trellis_app.memory import MemoryPlan, out_of_memory
+from trellis_app.memory import CONTEXT_GB, GB, MemoryPlan, free_gb, out_of_memory
+from trellis_app.pinned import pinned_block
 
 LOG = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
+CAUTION = 0.85  # share of the free memory that is planned with, once more for every time that it ran out
+MOST_RECOVERIES = 3
 _ALIGN = 256  # bytes
 
 
@@ -32,7 +35,7 @@ class Berth:
         self._tensors = list(itertools.chain(model.parameters(), model.buffers()))
         sizes = [-(-tensor.numel() * tensor.element_size() // _ALIGN) * _ALIGN for tensor in self._tensors]
         self._starts = list(itertools.accumulate(sizes, initial=0))
-        self._host = _pinned(self._starts[-1])
+        self._host = pinned_block(self._starts[-1])
         for tensor, view in zip(self._tensors, self._views(self._host), strict=True):
             view.copy_(tensor.data)
         self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
@@ -80,23 +83,18 @@ class Berth:
             tensor.data = view
 
 
-def _pinned(size: int) -> torch.Tensor:
-    """Page-locked bytes where there is a GPU and the system gives them."""
-    if not torch.cuda.is_available():
-        return torch.empty(size, dtype=torch.uint8)
-    try:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError:  # too little lockable memory: slower copies
-        return torch.empty(size, dtype=torch.uint8)
-
-
 class Residency:
     """Brings models to one device and back as a plan says, and learns in which order they are asked for."""
 
-    def __init__(self, device: torch.device, plan: MemoryPlan) -> None:
+    def __init__(
+        self, device: torch.device, planner: Callable[[float | None], MemoryPlan], budget_gb: float | None = None
+    ) -> None:
+        """planner: makes a plan for so much memory, None for all that is free; budget_gb: as it is asked first."""
         self.device = device
         self.moves = device.type == "cuda"  # on a CPU every model is where it is needed
-        self.plan = plan
+        self.plan = planner(budget_gb)
+        self._planner = planner
+        self._shrunk = 0  # times that memory ran out
         self._berths: dict[str, Berth] = {}
         self._staying: dict[str, nn.Module] = {}
         self._copies: torch.cuda.Stream | None = None  # made at first use: a ZeroGPU Space has no GPU before
@@ -149,6 +147,7 @@ class Residency:
     def shrink(self) -> None:
         """Go over to the smallest plan: every model leaves the device, and what it holds for nobody is freed."""
         self.plan = self.plan.smallest()
+        self._shrunk += 1
         with torch.inference_mode(False), torch.no_grad():
             for key, model in self._staying.items():
                 self._berth(key, model).dock()
@@ -156,6 +155,15 @@ class Residency:
         self.rest()
         gc.collect()  # a failed attempt that ran in a thread is held by its own error
         torch.cuda.empty_cache()
+
+    def recover(self) -> None:
+        """Before a run: after one that needed the smallest plan, a larger one again, made for what is free now.
+
+        Each time less of that is planned with, and a device that is simply too small stays with the smallest plan.
+        """
+        if self.moves and self.plan.frugal and self._shrunk <= MOST_RECOVERIES:
+            free = free_gb(self.device) + torch.cuda.memory_allocated(self.device) / GB + CONTEXT_GB
+            self.plan = self._planner(free * CAUTION**self._shrunk)
 
     def attempts(self, let_go: Callable[[], None]) -> Iterator[Attempt]:
         """One attempt at something; where the GPU ran out of memory, `let_go()` and a second one with a smaller plan.

@@ -23,6 +23,8 @@ from trellis_app.errors import BundleError
 from trellis_app.fetching import fetched
 from trellis_app.hub import FULL_BUNDLE, HubFile, cached, download
 from trellis_app.manifest import Manifest, Part, Preset, read_manifest, read_models
+from trellis_app.models.flow_transformer import FlowTransformer
+from trellis_app.models.fp8 import saved_bytes
 from trellis_app.models.registry import build_model
 from trellis_app.settings import PROJECT_ROOT
 
@@ -148,10 +150,11 @@ class Bundle:
             )
         return self._load(str(part.args["model"]), torch.device(device), torch.device(device))
 
-    def weight_bytes(self, key: str, device: torch.device | str) -> int:
-        """Bytes that a model's weights take on a device, from its JSON alone."""
+    def weight_bytes(self, key: str, device: torch.device | str, precision: str = "bf16") -> int:
+        """Bytes that a model's weights take on a device, from its JSON alone; precision: of flows on a GPU."""
         module = build_empty(self._checkpoint(self.config.models[key]).description, torch.device(device))
-        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+        saved = saved_bytes(module) if precision == "fp8" and isinstance(module, FlowTransformer) else 0
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) - saved
 
     @property
     def loaded(self) -> tuple[nn.Module, ...]:

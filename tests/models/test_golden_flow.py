@@ -8,7 +8,7 @@ import torch
 from trellis_kernels.row_ops.reference import norm_rotate
 
 from tests.models.golden import Golden, read_golden
-from trellis_app.models.fp8 import Fp8Linear, use_fp8
+from trellis_app.models.fp8 import Fp8Linear, saved_bytes, use_fp8
 from trellis_app.models.recording import FlowInputs
 from trellis_app.models.registry import build_model
 from trellis_app.sparse.rotary import rotary_phases
@@ -24,6 +24,10 @@ MIDDLE = {
     "mid.block0": "blocks.0",
     "mid.block1": "blocks.1",
 }
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def first(out: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -191,7 +195,9 @@ def test_fp8_is_near(shared: Path, case: str) -> None:
     """On a CPU the rounding is the same, the products are float32."""
     golden = read_golden(shared, case)
     model = golden.model()
+    before, less = weight_bytes(model), saved_bytes(model)
     assert [use_fp8(model, torch.device("cpu")) for _ in range(2)] == [True, False]
+    assert weight_bytes(model) == before - less
     assert sum(isinstance(module, Fp8Linear) for module in model.modules()) == 6 * len(model.blocks)
     with torch.no_grad():
         if case == "ss_flow":

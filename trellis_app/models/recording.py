@@ -63,6 +63,8 @@ class Recording:
                         self._graph.capture_end()
                     raise
                 self._graph.capture_end()
+            # cuBLAS keeps its workspace of every stream for ever, here in memory that is the recording's own
+            torch._C._cuda_clearCublasWorkspaces()
             current.wait_stream(stream)
         self._phases, self._memory = weakref.ref(inputs.phases), weakref.ref(inputs.memory)
 
