@@ -278,7 +278,7 @@ class PipelineOptions:
 def bench_pipeline(
     resolutions: list[str], device: torch.device, options: PipelineOptions, note: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Each resolution `runs` times after a first one, and once with another number of tokens.
+    """Each resolution `runs` times after a first one, and without a budget once with another number of tokens.
 
     note: gets the table of each resolution as soon as it is measured, so that a time-out loses only what is left.
     """
@@ -309,8 +309,10 @@ def measured(bench: PipelineBench, preset: str, options: PipelineOptions) -> dic
         bench.anew(options.precision)
     with warnings_heard() as warnings:
         first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
-    targets = bench.targets(preset, OTHER * radius, 1)
-    report = summary(first, warm, bench.run(preset, targets, None))
+    other: list[StageRun] = []
+    if options.memory_budget_gb is None:
+        other = bench.run(preset, bench.targets(preset, OTHER * radius, 1), None)
+    report = summary(first, warm, other)
     memory = memory_taken([first, *warm], bench.device, options.memory_budget_gb)
     return {**report, "memory": memory, "warnings": warnings, "relative_errors": errors}
 
