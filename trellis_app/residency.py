@@ -25,6 +25,7 @@ Model = TypeVar("Model", bound=nn.Module)
 CAUTION = 0.85  # share of the free memory that is planned with, once more for every time that it ran out
 MOST_RECOVERIES = 3
 _ALIGN = 256  # bytes
+_SEGMENT = 2 << 20  # bytes that torch takes at once: of a block without a remainder no small tensor can hold a corner
 
 
 class Berth:
@@ -50,10 +51,11 @@ class Berth:
     def call(self, device: torch.device, stream: torch.cuda.Stream) -> None:
         """Start the copy to the device; work queued there so far ends first, later work runs beside it."""
         if self._coming is None:
-            block = torch.empty(self._starts[-1], dtype=torch.uint8, device=device)
+            size = len(self._host)
+            block = torch.empty(-(-size // _SEGMENT) * _SEGMENT, dtype=torch.uint8, device=device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
-                block.copy_(self._host, non_blocking=True)
+                block[:size].copy_(self._host, non_blocking=True)
                 self._coming = block, stream.record_event()
 
     def enter(self, device: torch.device, stream: torch.cuda.Stream) -> None:
