@@ -24,6 +24,7 @@ BY_VOXELS = (
     "dual_grid_faces",
     "mesh_links",
     "edge_collapse",
+    "lattice_rays",
     "row_ops",
 )
 ONCE = ("attention", "rasterise", "voxel_octree", "mesh_to_dual_grid", "mesh_attributes")  # with sizes of their own

@@ -22,6 +22,7 @@ from trellis_kernels.edge_collapse.triton import (  # noqa: E402
     winners_kernel,
 )
 from trellis_kernels.grid_sample.triton import taps_kernel  # noqa: E402
+from trellis_kernels.lattice_rays.triton import walk_kernel  # noqa: E402
 from trellis_kernels.mesh_links.triton import link_kernel, own_kernel, planes_kernel  # noqa: E402
 from trellis_kernels.neighbour_map.triton import (  # noqa: E402
     child_map_kernel,
@@ -54,6 +55,7 @@ OPS = (
     "row_ops",
     "mesh_links",
     "edge_collapse",
+    "lattice_rays",
 )
 DRAW, RESOLVE = (
     "*i32 *fp64 *i32 *i32 *i32 *i32 *i32 *i32 *fp32 *i64 i32 i32",
@@ -127,6 +129,7 @@ CASES = [
     Case("link", link_kernel, "*i32 *i32 *i32 *i32 i32", dict(BLOCK=128), {}),
     Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),
     Case("planes", planes_kernel, "*fp32 *i32 *i64 *i64 *fp32 i32 fp32", dict(LANES=32), WARP),
+    Case("walk", walk_kernel, "*i64 *i64 *i64 *u8 *u8" + 10 * " i32", dict(LANES=32), WARP),
     Case("keys", keys_kernel, "*fp32 *fp32 *i32 *i8 *fp32 *i64 i32", KEYS, {}),
     Case("least", least_kernel, "*i32 *i64 i64 *i64 i32", dict(BLOCK=128), {}),
     Case("near", near_kernel, "*i32 *i64 *i64 i32", dict(BLOCK=128), {}),
