@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.tiny_bundle import write_tiny_bundle
 from trellis_app import batch
-from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch, group_size
+from trellis_app.batch import Outcome, Sample, finishing_lead, finishing_workers, generate_batch, group_size
 from trellis_app.errors import BundleError, EmptyAssetError
 from trellis_app.memory import MemoryPlan
 from trellis_app.pipeline import ImageTo3D
@@ -163,6 +163,7 @@ def test_nothing_is_made_of_nothing(tiny):
 def test_on_a_cpu_samples_run_alone_unless_asked_otherwise(tiny):
     assert group_size(tiny) == 1
     assert finishing_lead(tiny) == 0
+    assert finishing_workers(tiny) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,3 +186,4 @@ def test_what_the_memory_holds(monkeypatch, free, taken, stays, size, lead):
     monkeypatch.setattr(batch, "free_gb", lambda device: free)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken * 10**9)
     assert (group_size(pipeline), finishing_lead(pipeline)) == (size, lead)
+    assert finishing_workers(pipeline) == min(size, 2)

@@ -39,6 +39,22 @@ def test_items_wait_while_the_caller_goes_on():
         assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
 
 
+def test_two_workers_work_at_once_and_results_keep_their_order():
+    meeting, later = threading.Barrier(2), threading.Event()
+
+    def met(item: int, notify, check) -> int:
+        meeting.wait(10)  # breaks where the items come one after the other
+        if item == 1:
+            later.wait(10)
+        else:
+            later.set()
+        return tripled(item, notify, check)
+
+    with Beside(CPU, met, lead=2, workers=2) as beside:
+        assert list(beside.take(1)) == list(beside.take(2)) == []
+        assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
+
+
 def test_events_of_the_work_are_told_while_the_caller_waits():
     def slow(item: int, notify, check) -> int:
         made = tripled(item, notify, check)

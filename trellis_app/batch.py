@@ -33,6 +33,7 @@ from trellis_app.types import ImageFeatures, MaterialLatent, OVoxel, PreparedIma
 
 LOG = logging.getLogger(__name__)
 MOST_TOGETHER = 4  # more fill no GPU better
+MOST_FINISHING = 2
 MOST_WAITING = 2  # assets in main memory, to be finished
 SAMPLE_GB = 3.0  # of a flow at 49,152 tokens: keys and values of the picture, activations, both latents
 
@@ -101,6 +102,12 @@ def finishing_lead(pipeline: ImageTo3D) -> int:
     """How many assets may wait to be finished beside the sampling of the next: where a GPU has room for both."""
     beside = pipeline.device.type != "cpu" and room_gb(pipeline) >= FINISH_GB + SAMPLE_GB
     return MOST_WAITING if beside else 0
+
+
+def finishing_workers(pipeline: ImageTo3D) -> int:
+    """How many assets to finish at once: each has times when it needs no GPU, and others when it needs one core."""
+    beside = pipeline.device.type != "cpu" and room_gb(pipeline) >= MOST_FINISHING * FINISH_GB + SAMPLE_GB
+    return MOST_FINISHING if beside else 1
 
 
 def room_gb(pipeline: ImageTo3D) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch
+from trellis_app.batch import Outcome, Sample, finishing_lead, finishing_workers, generate_batch
 from trellis_app.bench import commit, machine
 from trellis_app.bench_pipeline import BLANK, RADII, RADIUS, PipelineBench, bench_on, error, settle
 from trellis_app.beside import Beside, Notify
@@ -113,7 +113,7 @@ def finished_batch(
         assert isinstance(event.result, FinishedAsset)
         return event.result
 
-    with Beside(pipeline.device, work, lead=lead) as finishing:
+    with Beside(pipeline.device, work, lead=lead, workers=finishing_workers(pipeline)) as finishing:
         for beat in generate_batch(pipeline, samples, request, together=together):
             if isinstance(beat, Outcome):
                 yield from (ready for ready in finishing.take(beat) if isinstance(ready, FinishedAsset))

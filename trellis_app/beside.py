@@ -1,4 +1,4 @@
-"""Work beside other work: a batch's assets are finished in a thread while the GPU samples the next ones."""
+"""Work beside other work: a batch's assets are finished in threads while the GPU samples the next ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -20,16 +21,22 @@ Notify = Callable[[StageEvent], None]
 
 
 class Beside(Generic[Item, Result], AbstractContextManager["Beside[Item, Result]"]):
-    """One item after the other in a thread, on a GPU in a stream of its own; leaving the block stops the work."""
+    """Items in threads, each on a GPU in a stream of its own; leaving the block stops the work."""
 
-    def __init__(self, device: torch.device, work: Callable[[Item, Notify, Check], Result], *, lead: int) -> None:
+    def __init__(
+        self, device: torch.device, work: Callable[[Item, Notify, Check], Result], *, lead: int, workers: int = 1
+    ) -> None:
         """work: makes the result of an item, tells its events, and calls the check at least every half second.
 
         lead: items that may wait or be worked on while the caller goes on; with 0 the caller waits for each.
+        workers: items worked on at once.
         """
         self._work, self._stop, self._lead = work, StopSignal(), lead
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._pool = ThreadPoolExecutor(1)
+        self._streams: SimpleQueue[AbstractContextManager[Any]] = SimpleQueue()
+        for _ in range(workers):
+            on_gpu = device.type == "cuda"
+            self._streams.put(torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext())
+        self._pool = ThreadPoolExecutor(workers)
         self._waiting: deque[Future[Result]] = deque()
         self._event: StageEvent | None = None
 
@@ -56,9 +63,12 @@ class Beside(Generic[Item, Result], AbstractContextManager["Beside[Item, Result]
             yield from self.ready()
 
     def _job(self, item: Item) -> Result:
-        beside: AbstractContextManager[Any] = torch.cuda.stream(self._stream) if self._stream else nullcontext()
-        with beside:
-            return self._work(item, self._notify, self._stop)
+        stream = self._streams.get()
+        try:
+            with stream:
+                return self._work(item, self._notify, self._stop)
+        finally:
+            self._streams.put(stream)
 
     def _notify(self, event: StageEvent) -> None:
         self._event = event

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trellis_app.batch import Outcome, Sample, finishing_lead, generate_batch
+from trellis_app.batch import Outcome, Sample, finishing_lead, finishing_workers, generate_batch
 from trellis_app.beside import Beside, Notify
 from trellis_app.errors import EmptyAssetError, PictureError, TrellisError
 from trellis_app.export.files import check_folder
@@ -124,7 +124,7 @@ def _produced(
 
     samples = [Sample(order.picture, order.request.seed) for order in orders]
     with (
-        Beside(pipeline.device, work, lead=lead) as finishing,
+        Beside(pipeline.device, work, lead=lead, workers=finishing_workers(pipeline)) as finishing,
         closing(generate_batch(pipeline, samples, orders[0].request)) as beats,
     ):
         for beat in beats:

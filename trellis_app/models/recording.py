@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -44,6 +45,12 @@ class FlowInputs:
 Forward = Callable[[FlowInputs], torch.Tensor]
 
 
+@cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where all passes are recorded: cuBLAS keeps a workspace of 32 MB for ever for every stream that it ever saw."""
+    return torch.cuda.Stream(device)
+
+
 class Recording:
     """One recorded pass."""
 
@@ -52,7 +59,7 @@ class Recording:
             self._inputs = inputs.copied()
             torch.cuda.empty_cache()  # a recording has memory of its own and cannot use what is kept for later
             self._graph = torch.cuda.CUDAGraph()
-            current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+            current, stream = torch.cuda.current_stream(), recording_stream(inputs.rows.device)
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 self._graph.capture_begin(capture_error_mode="thread_local")
@@ -63,8 +70,6 @@ class Recording:
                         self._graph.capture_end()
                     raise
                 self._graph.capture_end()
-            # cuBLAS keeps its workspace of every stream for ever, here in memory that is the recording's own
-            torch._C._cuda_clearCublasWorkspaces()
             current.wait_stream(stream)
         self._phases, self._memory = weakref.ref(inputs.phases), weakref.ref(inputs.memory)
 
