@@ -249,12 +249,12 @@ def lay_flat(
     corners[lost] = corners[lost, :1]
     final[lost] = count + np.arange(len(lost), dtype=np.int32)
     absorb(surface.vertices, surface.faces, corners, final, partner, area, texels, CRUMB / texels**2)
-    return _finished(corners, _parts(final, partner), partner, area)
+    return _finished(corners, _parts(final.astype(np.int64), partner), partner, area)
 
 
 @njit(cache=True, nogil=True)
 def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """Connected parts of the charts, int32 [F] numbered by their first face."""
+    """Connected parts of the charts int64 [F] (any numbers), int32 [F] numbered by their first face."""
     parent = np.arange(len(chart))
     for h in range(len(partner)):
         other = partner[h]
@@ -327,8 +327,7 @@ def divided(flat: FlatCharts, cell: np.ndarray, partner: np.ndarray, area: np.nd
     """
     across = np.floor(flat.corners.mean(axis=1) / cell[flat.chart][:, None]).astype(np.int64)
     key = (flat.chart.astype(np.int64) << 32) | (across[:, 0] << 16) | across[:, 1]
-    label = np.unique(key, return_inverse=True)[1].astype(np.int32)
-    return _finished(flat.corners.copy(), _parts(label, partner), partner, area)
+    return _finished(flat.corners.copy(), _parts(key, partner), partner, area)
 
 
 @njit(cache=True, nogil=True)

@@ -37,6 +37,7 @@ class Masks:
     size: np.ndarray  # int32 [C, 2] width and height in blocks, unturned
     start: np.ndarray  # int64 [C, 4] first word of each
     words: np.ndarray  # uint64
+    longest: np.ndarray  # int64 [C, 4, 3] row, first bit and length of the longest run of each
     orders: np.ndarray  # int64 [O, C] large ones first, by their longer side, their area, their rim
     solid: np.ndarray  # int64 [C] blocks of each outline
     rim: np.ndarray  # int64 [C] sides of blocks along its border
@@ -120,10 +121,11 @@ def outline_masks(corners: np.ndarray, chart: np.ndarray, scale: float) -> Masks
     first = np.concatenate([[0], np.cumsum((rows * across).reshape(-1))])
     words = np.zeros(first[-1], np.uint64)
     blocks = _outlines(corners, chart, size, start, scale)
-    solid, rim = _bit_rows(blocks, size, start, first[:-1].reshape(-1, 4), words)
+    begins = first[:-1].reshape(-1, 4)
+    solid, rim = _bit_rows(blocks, size, start, begins, words)
     keys = (-size.max(axis=1) * 2**20 - size.min(axis=1), -solid, -rim)
     orders = np.stack([np.argsort(key, kind="stable") for key in keys])
-    return Masks(size, first[:-1].reshape(-1, 4), words, orders, solid, rim)
+    return Masks(size, begins, words, _longest_rows(words, begins, size), orders, solid, rim)
 
 
 @njit(cache=True, nogil=True)
@@ -150,65 +152,82 @@ def _free_runs(free: np.ndarray, length: int, out: np.ndarray) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _longest_row(words: np.ndarray, first: int, rows: int, across: int) -> tuple[int, int, int]:
-    """(row, first bit, length) of the longest run of set bits of an outline."""
-    best_row, best_first, best = 0, 0, 0
-    for r in range(rows):
-        run = 0
-        for x in range(64 * across):
-            if (words[first + r * across + x // 64] >> np.uint64(x % 64)) & np.uint64(1):
-                run += 1
-                if run > best:
-                    best_row, best_first, best = r, x - run + 1, run
-            else:
+def _longest_rows(words: np.ndarray, first: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(row, first bit, length) of the longest run of set bits of each outline in its four turns, int64 [C, 4, 3]."""
+    out = np.zeros((len(size), 4, 3), np.int64)
+    for k in range(len(size)):
+        for turn in range(2):
+            width, rows = size[k, turn], size[k, 1 - turn]
+            across = (width + 63) // 64
+            for r in range(rows):
                 run = 0
-    return best_row, best_first, best
+                for x in range(width):
+                    if (words[first[k, turn] + r * across + x // 64] >> np.uint64(x % 64)) & np.uint64(1):
+                        run += 1
+                        if run > out[k, turn, 2]:
+                            out[k, turn, 0], out[k, turn, 1], out[k, turn, 2] = r, x - run + 1, run
+                    else:
+                        run = 0
+            row, begin, length = out[k, turn]
+            out[k, turn + 2, 0], out[k, turn + 2, 1] = rows - 1 - row, width - begin - length
+            out[k, turn + 2, 2] = length
+    return out
 
 
 @njit(cache=True, nogil=True)
-def _meets(free: np.ndarray, words: np.ndarray, first: int, rows: int, across: int, x: int, y: int) -> bool:
-    """Whether an outline at (x, y) covers a block that is not free."""
+def _meets(free: np.ndarray, words: np.ndarray, first: int, across: int, x: int, y: int) -> bool:
+    """Whether a row of an outline, its words from `first` on, covers a block that is not free at (x, y)."""
     shift, bits = x // 64, np.uint64(x % 64)
-    for r in range(rows):
-        for i in range(across):
-            value = words[first + r * across + i]
-            if value == 0:
-                continue
-            if ((value << bits) & ~free[y + r, shift + i]) != 0:
-                return True
-            if bits > 0 and (value >> (np.uint64(64) - bits)) & ~free[y + r, shift + i + 1] != 0:
-                return True
+    for i in range(across):
+        value = words[first + i]
+        if value == 0:
+            continue
+        if ((value << bits) & ~free[y, shift + i]) != 0:
+            return True
+        if bits > 0 and (value >> (np.uint64(64) - bits)) & ~free[y, shift + i + 1] != 0:
+            return True
     return False
 
 
 @njit(cache=True, nogil=True)
+def _lowest_bit(value: int) -> int:
+    """Place of the lowest set bit of a word that has one."""
+    place = 0
+    for step in (32, 16, 8, 4, 2, 1):
+        if value & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:
+            value >>= np.uint64(step)
+            place += step
+    return place
+
+
+@njit(cache=True, nogil=True)
 def _find_place(
-    free: np.ndarray, words: np.ndarray, first: int, shape: tuple[int, int], key: tuple[int, int, int],
+    free: np.ndarray, words: np.ndarray, first: int, shape: tuple[int, int], key: np.ndarray,
     rise: tuple[int, int], side: int, runs: np.ndarray,
 ) -> tuple[int, int]:  # fmt: skip
     """Lowest (y within the inclusive `rise`, then x) where an outline of `shape` (rows, width) fits, or (-1, -1).
 
-    key (row, first bit, length) is its longest run: where that fits, the rest is tried.
+    key (row, first bit, length) is its longest run: where that fits, the rest is tried, from the row on that was in the
+    way at the place before.
     """
     rows, width = shape
     across = (width + 63) // 64
+    hindrance = 0
     for y in range(rise[0], rise[1] + 1):
         if not _free_runs(free[y + key[0], : len(runs)], key[2], runs):
             continue
         for i in range(len(runs)):
             value = runs[i]
             while value != 0:
-                lowest = value & (~value + np.uint64(1))
-                value ^= lowest
-                bit = 0
-                while lowest > np.uint64(1):
-                    step = 32 if lowest >> np.uint64(32) != 0 else 1
-                    lowest >>= np.uint64(step)
-                    bit += step
-                x = 64 * i + bit - key[1]
+                x = 64 * i + _lowest_bit(value) - key[1]
+                value &= value - np.uint64(1)
                 if x < 0 or x + width > side:
                     continue
-                if not _meets(free, words, first, rows, across, x, y):
+                tried = 0
+                while tried < rows and not _meets(free, words, first + hindrance * across, across, x, y + hindrance):
+                    tried += 1
+                    hindrance = hindrance + 1 if hindrance + 1 < rows else 0
+                if tried == rows:
                     return y, x
     return -1, -1
 
@@ -241,8 +260,8 @@ def _occupy(
 
 @njit(cache=True, nogil=True)
 def _fill_square(
-    size: np.ndarray, start: np.ndarray, words: np.ndarray, order: np.ndarray, side: int, gaps: np.ndarray,
-    place: np.ndarray,
+    size: np.ndarray, start: np.ndarray, words: np.ndarray, keys: np.ndarray, order: np.ndarray, side: int,
+    gaps: np.ndarray, place: np.ndarray,
 ) -> bool:  # fmt: skip
     """Place every chart in a square; place int32 [C, 3] gets (x, y, turns). False where one found no place.
 
@@ -267,9 +286,8 @@ def _fill_square(
             high_class = min(int(2.5 * np.log2(rows)), _CLASSES - 1)
             wide_class = min(int(2.5 * np.log2(width)), _CLASSES - 1)
             low = passed[high_class, wide_class] if rank >= _THOROUGH else 0
-            key = _longest_row(words, start[k, turn], rows, (width + 63) // 64)
             last = best_top - 1 - rows
-            y, x = _find_place(free, words, start[k, turn], (rows, width), key, (low, last), side, runs)
+            y, x = _find_place(free, words, start[k, turn], (rows, width), keys[k, turn], (low, last), side, runs)
             passed[high_class, wide_class] = max(y, low) if y >= 0 else max(low, best_top - rows)
             if y >= 0:
                 best_top, best_x, best_y, best_turn = y + rows, x, y, turn
@@ -285,13 +303,13 @@ def _fill_square(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _fill_squares(
-    size: np.ndarray, start: np.ndarray, words: np.ndarray, orders: np.ndarray, sides: np.ndarray, gaps: np.ndarray,
-    places: np.ndarray,
+    size: np.ndarray, start: np.ndarray, words: np.ndarray, keys: np.ndarray, orders: np.ndarray, sides: np.ndarray,
+    gaps: np.ndarray, places: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """`_fill_square` for several sides and orders [S, C]: which hold everything, bool [S]; places int32 [S, C, 3]."""
     fits = np.zeros(len(sides), np.bool_)
     for s in prange(len(sides)):
-        fits[s] = _fill_square(size, start, words, orders[s], sides[s], gaps[s], places[s])
+        fits[s] = _fill_square(size, start, words, keys, orders[s], sides[s], gaps[s], places[s])
     return fits
 
 
@@ -317,7 +335,9 @@ def _tried(masks: Masks, sides: np.ndarray, orders: np.ndarray, texels: int, mar
     """The best packing into squares of the given sides (blocks), with the order of that number each."""
     places = np.zeros((len(sides), len(masks.size), 3), np.int32)
     gaps = _gaps(sides, texels, margin)
-    fits = _fill_squares(masks.size, masks.start, masks.words, masks.orders[orders], sides, gaps, places)
+    fits = _fill_squares(
+        masks.size, masks.start, masks.words, masks.longest, masks.orders[orders], sides, gaps, places
+    )  # fmt: skip
     if not fits.any():
         return None
     best = np.flatnonzero(fits)[np.argmin(sides[fits])]
