@@ -2,7 +2,7 @@
 
 The CPU kernels are compiled by numba at first use and then kept on disk. A small sheet of voxels sent through decoding,
 finishing and the previews compiles what nearly every job needs; a leaky vessel, finished in a thread while the page is
-already there, compiles the rest: watertight surfaces, inner walls, and finishing on a GPU.
+already there, compiles the rest: watertight surfaces, inner walls, and a GPU's finishing and convolutions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from trellis_app.errors import TrellisError
 from trellis_app.export.finish import finish
 from trellis_app.export.formats import FORMATS, write_all
 from trellis_app.export.source import ExportSource
+from trellis_app.memory import LEAST_SPACE
 from trellis_app.mesh.survey import level_set
+from trellis_app.models.shape_vae import ShapeDecoder
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.render.preview import render_preview_rgba
 from trellis_app.settings import FinishOptions
 from trellis_app.sparse.tensor import SparseTensor
+from trellis_app.sparse.workspace import Workspace
 from trellis_app.types import DualGrid, MaterialLatent, Occupancy, OVoxel, ShapeLatent
+from trellis_app.weights import Bundle
 
 LOG = logging.getLogger(__name__)
 SIDE = 24  # voxels along the sheet
@@ -53,28 +57,55 @@ def warm_up(pipeline: ImageTo3D, *, rest: bool = False) -> float:
     seconds = time.monotonic() - started
     LOG.info("kernels ready in %.1f s", seconds)
     if rest:
-        warm_up_later(pipeline.device)
+        warm_up_later(pipeline)
     return seconds
 
 
-def warm_up_later(device: torch.device) -> threading.Thread:
-    """Start compiling what the first job may not need; the thread logs a failure and never stops the program."""
-    thread = threading.Thread(target=_finish_vessel, args=(device,), name="warm-up", daemon=True)
+def warm_up_later(pipeline: ImageTo3D) -> threading.Thread:
+    """Start compiling what the first job needs late or not at all; the thread logs a failure and stops nothing."""
+    thread = threading.Thread(target=_compile_the_rest, args=(pipeline,), name="warm-up", daemon=True)
     thread.start()
     return thread
 
 
-def _finish_vessel(device: torch.device) -> None:
+def _compile_the_rest(pipeline: ImageTo3D) -> None:
     started = time.monotonic()
     try:
-        vessel = on_device(leaky_vessel(), device)
-        for mode in ("single", "watertight"):
-            for _ in finish(vessel, FinishOptions(faces=2000, texture_size=64, surface=mode)):
-                pass
+        if pipeline.device.type == "cuda":
+            decode_without_weights(pipeline.bundle, pipeline.device)
+        _finish_vessel(pipeline.device)
     except (TrellisError, RuntimeError) as error:
         LOG.warning("the rest of the kernels is not prepared: %s", error)
         return
     LOG.info("the rest of the kernels ready in %.1f s", time.monotonic() - started)
+
+
+@torch.inference_mode()
+def decode_without_weights(bundle: Bundle, device: torch.device) -> int:
+    """Compile a GPU's convolutions for every width of the decoders; returns the voxels that were decoded.
+
+    The shape decoder does it, made of zeros but for the biases that let every child exist: nothing is loaded.
+    """
+    decoder = bundle.unfilled("shape_slat_decoder", device).to_empty(device=device)
+    assert isinstance(decoder, ShapeDecoder)
+    for name, parameter in decoder.named_parameters():
+        parameter.fill_(1.0 if name.endswith("to_subdiv.bias") else 0.0)
+    coords = _few_cells().to(device)
+    latent = SparseTensor(torch.zeros(len(coords), decoder.params.latent_channels, device=device), coords)
+    return len(decoder(latent, space=Workspace(LEAST_SPACE)).raw.coords)
+
+
+def _finish_vessel(device: torch.device) -> None:
+    vessel = on_device(leaky_vessel(), device)
+    for mode in ("single", "watertight"):
+        for _ in finish(vessel, FinishOptions(faces=2000, texture_size=64, surface=mode)):
+            pass
+
+
+def _few_cells() -> torch.Tensor:
+    """int32 [8, 4] coordinates of a cube of latent voxels."""
+    cells = torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32)] * 3)
+    return torch.nn.functional.pad(cells, (1, 0))
 
 
 def leaky_vessel() -> OVoxel:
@@ -98,8 +129,7 @@ def voxel_sheet() -> OVoxel:
 def _decode_noise(pipeline: ImageTo3D) -> None:
     """A few random latents through both decoders: their convolutions meet every channel count."""
     config = pipeline.bundle.config
-    cells = torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32)] * 3)
-    coords = torch.nn.functional.pad(cells, (1, 0))
+    coords = _few_cells()
     random = torch.Generator().manual_seed(0)
 
     def noise(channels: int) -> SparseTensor:

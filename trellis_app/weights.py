@@ -152,9 +152,13 @@ class Bundle:
 
     def weight_bytes(self, key: str, device: torch.device | str, precision: str = "bf16") -> int:
         """Bytes that a model's weights take on a device, from its JSON alone; precision: of flows on a GPU."""
-        module = build_empty(self._checkpoint(self.config.models[key]).description, torch.device(device))
+        module = self.unfilled(key, device)
         saved = saved_bytes(module) if precision == "fp8" and isinstance(module, FlowTransformer) else 0
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) - saved
+
+    def unfilled(self, key: str, device: torch.device | str) -> nn.Module:
+        """The model as it runs on a device, on the meta device: its weights are not read."""
+        return build_empty(self._checkpoint(self.stem(key)).description, torch.device(device))
 
     @property
     def loaded(self) -> tuple[nn.Module, ...]:
