@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trellis_app.memory import CONTEXT_GB, GB, LEAST_SPACE, MOST_SPACE, MemoryPlan, free_gb, out_of_memory, plan
-from trellis_app.pinned import pinned_block
+from trellis_app.pinned import _lock, pinned_block
 from trellis_app.residency import CAUTION, MOST_RECOVERIES, Attempt, Berth, Residency
 from trellis_app.sparse.workspace import Workspace
 
@@ -103,6 +103,8 @@ def test_a_pinned_block_is_locked_exactly() -> None:
     assert block.is_pinned()
     assert pinned_block(5 << 20).data_ptr() != block.data_ptr()
     assert torch.equal(block.fill_(3).cuda(non_blocking=True).cpu(), block)
+    assert not _lock(block)  # it is locked already
+    assert torch.ones(3, device="cuda").sum().item() == 3  # the refusal disturbs nobody
 
 
 @pytest.mark.gpu
@@ -218,6 +220,7 @@ def test_a_model_in_use_stays_while_another_comes(pretended: Residency) -> None:
     for _ in range(3):
         with pretended.resident("a", models["a"]):
             there = storage(models["a"])
+            assert pretended._berths["a"]._coming[0].numel() % (2 << 20) == 0  # no room for others beside it
             with pretended.resident("b", models["b"]):
                 assert storage(models["a"]) == there != pretended._berths["a"]._host.data_ptr()
             pretended.rest()

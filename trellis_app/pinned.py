@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 import weakref
+from contextlib import suppress
 
 import torch
 
@@ -31,6 +32,8 @@ def _lock(block: torch.Tensor) -> bool:
     """Register the pages with CUDA for as long as they are there; False where the system refuses."""
     runtime, address = torch.cuda.cudart(), block.data_ptr()
     if int(runtime.cudaHostRegister(address, block.numel(), 0)) != 0:
+        with suppress(RuntimeError):
+            torch.zeros(1, device="cuda")  # takes up the error, which CUDA would report to whoever works next
         return False
     weakref.finalize(block.untyped_storage(), runtime.cudaHostUnregister, address)
     return True
