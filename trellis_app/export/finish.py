@@ -8,6 +8,7 @@ Whole-surface work happens where the asset lies: compiled loops on a CPU, parall
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from trellis_app.mesh.detail import surface_detail
 from trellis_app.mesh.gpu import bake as gpu_bake
 from trellis_app.mesh.gpu import modes as gpu_modes
 from trellis_app.mesh.gpu import simplify as gpu_simplify
-from trellis_app.mesh.health import report
+from trellis_app.mesh.health import HealthReport, report
 from trellis_app.mesh.normals import SplitSurface, split_surface
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.unwrap import Atlas, unwrap
@@ -72,13 +73,16 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     small = _simplified(full, options.faces, check)
     surface = _on_cpu(small)
     yield step(3)
-    atlas = unwrap(small if small.faces.is_cuda else surface, texture_size=options.texture_size, check=check)
+    with ThreadPoolExecutor(1) as beside:  # one core examines the mesh while others unwrap it
+        health = beside.submit(report, surface.vertices, surface.faces)
+        atlas = unwrap(small if small.faces.is_cuda else surface, texture_size=options.texture_size, check=check)
+    counts["charts"] = int(atlas.chart.max()) + 1
     yield step(4)
-    split = split_surface(surface, atlas.chart, atlas.uvs)
+    split = split_surface(surface, atlas.chart, atlas.uvs, partner=atlas.partner)
     sampler = Sampler(asset, detail=surface_detail(full.vertices, full.faces, asset.grid.resolution))
     baked = _baked(surface, split, atlas, sampler, options, check)
     yield step(5)
-    yield step(6, _packed(surface, split, baked, sampler, counts | {"charts": int(atlas.chart.max()) + 1}))
+    yield step(6, _packed(split, baked, sampler, counts, health.result()))
 
 
 def _decoded(asset: OVoxel) -> Mesh:
@@ -111,9 +115,8 @@ def _baked(
 
 
 def _packed(
-    surface: Surface, split: SplitSurface, baked: Baked, sampler: Sampler, counts: dict[str, int]
+    split: SplitSurface, baked: Baked, sampler: Sampler, counts: dict[str, int], health: HealthReport
 ) -> FinishedAsset:
-    health = report(surface.vertices, surface.faces)
     counts |= {"faces": health.faces, "vertices": health.vertices, "parts": health.parts}
     counts |= {"boundary_edges": health.boundary_edges, "non_manifold_edges": health.non_manifold_edges}
     colors = np.rint(255.0 * sampler.at(split.vertices)[:, [0, 1, 2, 5]]).astype(np.uint8)

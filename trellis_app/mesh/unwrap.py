@@ -5,7 +5,7 @@ Surface or Mesh ─charts▶ chart of each face ─flatten▶ flat charts ─fit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class Atlas:
     chart: np.ndarray  # int32 [F] chart of each face
     uvs: np.ndarray  # float32 [F, 3, 2] in [0, 1], row 0 of the texture at v = 0
     margin: float = 0.0  # texels kept between any two charts larger than 24 texels
+    partner: np.ndarray | None = (
+        None  # int [3 F] the half-edge across each (surface.partners_across), where it is known
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -132,7 +135,7 @@ def unwrap(
     packing, scale = found.packing, found.scale
     extent = chart_extent(flat.corners, flat.chart)
     uvs = _placed(flat.corners, flat.chart, extent, packing.offset, packing.turns, scale, packing.side)
-    return _without_overlap(Atlas(flat.chart, uvs, found.margin), texture_size, device)
+    return _without_overlap(Atlas(flat.chart, uvs, found.margin, partner), texture_size, device)
 
 
 def _without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
@@ -144,7 +147,7 @@ def _without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
         else:
             again = np.flatnonzero(_covered_twice(uvs, size))
         if not len(again):
-            return Atlas(chart, uvs, atlas.margin)
+            return replace(atlas, chart=chart, uvs=uvs)
         uvs, chart = uvs.copy(), chart.copy()
         uvs[again] = uvs[again].mean(axis=1, keepdims=True)
         chart[again] = int(chart.max()) + 1 + np.arange(len(again), dtype=np.int32)

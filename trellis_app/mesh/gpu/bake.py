@@ -19,12 +19,12 @@ from trellis_app.mesh.bake import (
     Sampler,
     alpha_mode,
     attributes_at,
-    textures_of,
 )
 from trellis_app.mesh.normals import SplitSurface
 from trellis_app.mesh.tangents import vertex_tangents
 from trellis_app.mesh.unwrap import Atlas
 from trellis_app.progress import Check, go_on
+from trellis_app.types import Textures
 
 _CHUNK = 1 << 20  # texels placed at once
 _AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # (y, x), sides before corners
@@ -61,9 +61,9 @@ def bake(
         translucent = _translucent_faces(split, owner, values[:, 5], sampler)
     if normal_map and wanted is not None:
         values = torch.cat([values, in_frames(frames, wanted)], dim=1)
-    bytes_ = _bytes(_filled(rows, values, size, mode))
+    textures = _textures(_bytes(_filled(rows, values, size, mode)), mode)
     check()
-    return Baked(textures_of(bytes_.cpu().numpy(), mode), translucent, int(in_chart.sum()))
+    return Baked(textures, translucent, int(in_chart.sum()))
 
 
 def covering_faces(uvs: torch.Tensor, size: int) -> torch.Tensor:
@@ -173,11 +173,21 @@ def _filled(rows: torch.Tensor, values: torch.Tensor, size: int, mode: str) -> t
 
 
 def _bytes(filled: torch.Tensor) -> torch.Tensor:
-    """Attributes and normals [6 or 9, T, T] as uint8 [T, T, 6 or 9]."""
+    """Attributes and normals [6 or 9, T, T] as uint8."""
     if len(filled) > 6:
         unit = functional.normalize(filled[6:], dim=0, eps=1e-6)
         filled = torch.cat([filled[:6], 0.5 * unit + 0.5])
-    return (255.0 * filled + 0.5).to(torch.uint8).permute(1, 2, 0).contiguous()
+    return (255.0 * filled + 0.5).to(torch.uint8)
+
+
+def _textures(planes: torch.Tensor, mode: str) -> Textures:
+    """mesh.bake.textures_of of planes uint8 [6 or 9, T, T]."""
+    alpha = torch.full_like(planes[5], 255) if mode == "OPAQUE" else planes[5]
+    color = [*planes[:3], alpha]
+    surface = [torch.zeros_like(alpha), planes[4], planes[3]]
+    base, metal_rough = (torch.stack(maps, dim=2).cpu().numpy() for maps in (color, surface))
+    normal = planes[6:].permute(1, 2, 0).contiguous().cpu().numpy() if len(planes) > 6 else None
+    return Textures(base, metal_rough, mode, normal=normal)
 
 
 def _translucent_faces(split: SplitSurface, owner: torch.Tensor, alpha: torch.Tensor, sampler: Sampler) -> np.ndarray:
