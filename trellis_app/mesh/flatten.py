@@ -32,80 +32,52 @@ class FlatCharts:
 
 
 @njit(cache=True, nogil=True)
-def _points(faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, vertex_count: int) -> tuple[np.ndarray, int]:
-    """Number of the point of each corner of the faces todo, int32 [n, 3]: one for each pair of vertex and chart."""
-    offset = np.zeros(vertex_count + 1, np.int64)
-    for i in range(len(todo)):
-        for c in range(3):
-            offset[faces[todo[i], c] + 1] += 1
-    for v in range(vertex_count):
-        offset[v + 1] += offset[v]
-    fill, bucket = offset[:-1].copy(), np.empty(3 * len(todo), np.int32)
-    for i in range(len(todo)):
-        for c in range(3):
-            v = faces[todo[i], c]
-            bucket[fill[v]] = 3 * i + c
-            fill[v] += 1
-    longest = 0
-    for v in range(vertex_count):
-        longest = max(longest, offset[v + 1] - offset[v])
-    seen = np.empty(longest, np.int32)  # charts met at a vertex
-    index, count = np.empty((len(todo), 3), np.int32), 0
-    for v in range(vertex_count):
-        first = count
-        for k in range(offset[v], offset[v + 1]):
-            i, c = bucket[k] // 3, bucket[k] % 3
-            index[i, c] = -1
-            for point in range(first, count):
-                if seen[point - first] == chart[todo[i]]:
-                    index[i, c] = point
-                    break
-            if index[i, c] < 0:
-                seen[count - first] = chart[todo[i]]
-                index[i, c] = count
-                count += 1
-    return index, count
-
-
-@njit(cache=True, nogil=True)
-def _axes(cross: np.ndarray, todo: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
-    """Frames float64 [C, 3, 3] of charts: two axes in the plane and the unit mean normal, right-handed."""
-    frame = np.zeros((count, 3, 3))
-    for i in range(len(todo)):
+def _axes(cross: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Frame float64 [3, 3] of a chart: two axes in the plane and the unit mean normal, right-handed."""
+    frame = np.zeros((3, 3))
+    n = frame[2]
+    for f in members:
         for k in range(3):
-            frame[chart[todo[i]], 2, k] += cross[todo[i], k]
-    for c in range(count):
-        n = frame[c, 2]
-        length = np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
-        if length > 0.0:
-            n /= length
-        else:
-            n[2] = 1.0
-        axis = 0 if abs(n[0]) <= abs(n[1]) and abs(n[0]) <= abs(n[2]) else (1 if abs(n[1]) <= abs(n[2]) else 2)
-        e = -n[axis] * n
-        e[axis] += 1.0
-        e /= np.sqrt(e[0] ** 2 + e[1] ** 2 + e[2] ** 2)
-        frame[c, 0] = e
-        frame[c, 1, 0] = n[1] * e[2] - n[2] * e[1]
-        frame[c, 1, 1] = n[2] * e[0] - n[0] * e[2]
-        frame[c, 1, 2] = n[0] * e[1] - n[1] * e[0]
+            n[k] += cross[f, k]
+    length = np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
+    if length > 0.0:
+        n /= length
+    else:
+        n[2] = 1.0
+    axis = 0 if abs(n[0]) <= abs(n[1]) and abs(n[0]) <= abs(n[2]) else (1 if abs(n[1]) <= abs(n[2]) else 2)
+    e = -n[axis] * n
+    e[axis] += 1.0
+    e /= np.sqrt(e[0] ** 2 + e[1] ** 2 + e[2] ** 2)
+    frame[0] = e
+    frame[1, 0] = n[1] * e[2] - n[2] * e[1]
+    frame[1, 1] = n[2] * e[0] - n[0] * e[2]
+    frame[1, 2] = n[0] * e[1] - n[1] * e[0]
     return frame
 
 
 @njit(cache=True, nogil=True)
 def _projected(
-    vertices: np.ndarray, faces: np.ndarray, todo: np.ndarray, chart: np.ndarray, frame: np.ndarray, index: np.ndarray,
-    count: int,
-) -> np.ndarray:  # fmt: skip
-    """Positions float64 [P, 2] of the points in their charts' planes."""
-    position = np.empty((count, 2))
-    for i in range(len(todo)):
-        axes = frame[chart[todo[i]]]
+    vertices: np.ndarray, faces: np.ndarray, members: np.ndarray, axes: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(point of each corner of a chart's faces int32 [n, 3], positions float64 [P, 2] of the points in its plane).
+
+    number: int32 [V], -1 before and after.
+    """
+    index, position, count = np.empty((len(members), 3), np.int32), np.empty((3 * len(members), 2)), 0
+    for i in range(len(members)):
         for c in range(3):
-            p = vertices[faces[todo[i], c]]
-            for k in range(2):
-                position[index[i, c], k] = p[0] * axes[k, 0] + p[1] * axes[k, 1] + p[2] * axes[k, 2]
-    return position
+            v = faces[members[i], c]
+            if number[v] < 0:
+                number[v] = count
+                p = vertices[v]
+                for k in range(2):
+                    position[count, k] = p[0] * axes[k, 0] + p[1] * axes[k, 1] + p[2] * axes[k, 2]
+                count += 1
+            index[i, c] = number[v]
+    for f in members:
+        for c in range(3):
+            number[faces[f, c]] = -1
+    return index, position[:count]
 
 
 @njit(cache=True, nogil=True)
@@ -170,15 +142,40 @@ def _untangle(
 
 @njit(cache=True, nogil=True)
 def _lay(
-    position: np.ndarray, index: np.ndarray, area: np.ndarray, todo: np.ndarray, corners: np.ndarray
-) -> np.ndarray:
-    """Write the corners of the faces todo; returns which of them are folded or squeezed, bool [n]."""
-    folded = np.zeros(len(todo), np.bool_)
-    for i in range(len(todo)):
-        folded[i] = _flat_area(position, index, i) < _SQUEEZED * area[todo[i]]
+    position: np.ndarray, index: np.ndarray, area: np.ndarray, members: np.ndarray, corners: np.ndarray,
+    patch: np.ndarray,
+) -> None:  # fmt: skip
+    """Write the corners of a chart's faces, and -2 as the patch of those that are folded or squeezed, else -1."""
+    for i in range(len(members)):
+        f = members[i]
+        folded = _flat_area(position, index, i) < _SQUEEZED * area[f]
+        patch[f] = -2 if folded and area[f] > 0.0 else -1
         for c in range(3):
-            corners[todo[i], c] = position[index[i, c]]
-    return folded
+            corners[f, c] = position[index[i, c]]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _laid(
+    surface: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], label: np.ndarray, start: np.ndarray,
+    member: np.ndarray, partner: np.ndarray, scale: float, corners: np.ndarray, patch: np.ndarray,
+) -> None:  # fmt: skip
+    """Lay charts flat and divide them into connected patches, as patches.grow_patches does, on all cores.
+
+    surface: vertices, faces, and area vectors and areas of the faces. member[start[k] : start[k + 1]] are the faces of
+    chart k; patch int32 [F] gets start[k] + 0, 1, .. or -2 for faces that fold. Writes corners float64 [F, 3, 2].
+    """
+    vertices, faces, cross, area = surface
+    jobs = 64
+    for job in prange(jobs):
+        number = np.full(len(vertices), -1, np.int32)
+        for k in range((job * 37) % jobs, len(start) - 1, jobs):
+            members = member[start[k] : start[k + 1]]
+            if len(members) == 0:
+                continue
+            index, position = _projected(vertices, faces, members, _axes(cross, members), number)
+            _untangle(position, index, area, members, label, partner)
+            _lay(position, index, area, members, corners, patch)
+            grow_patches(corners, members, label, partner, area, scale, patch, start[k])
 
 
 @njit(cache=True, nogil=True)
@@ -228,15 +225,9 @@ def lay_flat(
     for attempt in range(_ATTEMPTS):
         check()
         charts = int(label[todo].max()) + 1
-        frames = _axes(cross, todo, label, charts)
-        index, points = _points(surface.faces, todo, label, len(surface.vertices))
-        position = _projected(surface.vertices, surface.faces, todo, label, frames, index, points)
-        _untangle(position, index, area, todo, label, partner)
         patch = np.full(len(label), -2, np.int32)
-        patch[todo] = np.where(_lay(position, index, area, todo, corners) & (area[todo] > 0.0), -2, -1)
-        check()
         start, member = members(label, todo, charts)
-        grow_patches(corners, label, start, member, partner, area, texels, patch)
+        _laid((surface.vertices, surface.faces, cross, area), label, start, member, partner, texels, corners, patch)
         count, left = numbered(patch, todo, final, count)
         if not left:
             break

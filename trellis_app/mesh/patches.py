@@ -1,19 +1,23 @@
-"""Divide charts laid flat into connected patches that do not lie on themselves, on all cores."""
+"""Divide charts laid flat into connected patches that do not lie on themselves."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from trellis_app.mesh.absorb import claims
 
 
 @njit(cache=True, nogil=True)
-def _grow_in_chart(
+def grow_patches(
     corners: np.ndarray, members: np.ndarray, label: np.ndarray, partner: np.ndarray, area: np.ndarray, scale: float,
     patch: np.ndarray, fresh: int,
 ) -> None:  # fmt: skip
-    """Divide one chart (its faces `members`, patch -1) into connected patches numbered from `fresh` on."""
+    """Divide a chart into connected patches no two faces of which share a texel centre at `scale` texels a world unit.
+
+    members: its faces; patch int32 [F]: -1 before, and `fresh` + 0, 1, .. after; -2 for faces that stay out. A patch
+    starts at the largest face of the chart, the next ones at the first face left.
+    """
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     largest = members[0]
     for f in members:
@@ -48,24 +52,6 @@ def _grow_in_chart(
         for i in range(away):
             patch[turned_away[i]] = -1
         fresh += 1
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def grow_patches(
-    corners: np.ndarray, label: np.ndarray, start: np.ndarray, member: np.ndarray, partner: np.ndarray,
-    area: np.ndarray, scale: float, patch: np.ndarray,
-) -> None:  # fmt: skip
-    """Divide charts into connected patches no two faces of which share a texel centre at `scale` texels a world unit.
-
-    member[start[k] : start[k + 1]] are the faces of chart k; patch int32 [F]: -1 before, and start[k] + 0, 1, .. after;
-    -2 for faces that stay out. A patch starts at the largest face of the chart, the next ones at the first face left.
-    """
-    jobs = 64
-    for job in prange(jobs):
-        for k in range((job * 37) % jobs, len(start) - 1, jobs):
-            if start[k + 1] > start[k]:
-                members = member[start[k] : start[k + 1]]
-                _grow_in_chart(corners, members, label, partner, area, scale, patch, start[k])
 
 
 @njit(cache=True, nogil=True)
