@@ -184,6 +184,9 @@ def test_what_the_memory_holds(monkeypatch, free, taken, stays, size, lead):
     device, stay = torch.device("cuda"), MemoryPlan(frozenset(stays))
     pipeline = SimpleNamespace(device=device, bundle=bundle, plan=stay, precision="bf16")
     monkeypatch.setattr(batch, "free_gb", lambda device: free)
+    monkeypatch.setattr(batch, "parallel_loops_may_meet", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken * 10**9)
     assert (group_size(pipeline), finishing_lead(pipeline)) == (size, lead)
     assert finishing_workers(pipeline) == min(size, 2)
+    monkeypatch.setattr(batch, "parallel_loops_may_meet", lambda: False)
+    assert finishing_workers(pipeline) == 1

@@ -25,6 +25,7 @@ from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
 from trellis_app.memory import FINISH_GB, GB, free_gb, out_of_memory
+from trellis_app.parallel import parallel_loops_may_meet
 from trellis_app.pipeline import ImageTo3D
 from trellis_app.progress import RunClock
 from trellis_app.run import Run
@@ -106,8 +107,9 @@ def finishing_lead(pipeline: ImageTo3D) -> int:
 
 def finishing_workers(pipeline: ImageTo3D) -> int:
     """How many assets to finish at once: each has times when it needs no GPU, and others when it needs one core."""
-    beside = pipeline.device.type != "cpu" and room_gb(pipeline) >= MOST_FINISHING * FINISH_GB + SAMPLE_GB
-    return MOST_FINISHING if beside else 1
+    if pipeline.device.type == "cpu" or not parallel_loops_may_meet():
+        return 1
+    return MOST_FINISHING if room_gb(pipeline) >= MOST_FINISHING * FINISH_GB + SAMPLE_GB else 1
 
 
 def room_gb(pipeline: ImageTo3D) -> float:

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -30,6 +32,27 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ch
         finally:
             for task in running:
                 task.cancel()
+
+
+@contextmanager
+def alongside(work: Callable[[], _Result]) -> Iterator[Callable[[], _Result]]:
+    """A call for the result of `work`, which goes on in a thread while the block runs, where numba allows that."""
+    if not parallel_loops_may_meet():
+        yield cache(work)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(work).result
+
+
+def parallel_loops_may_meet() -> bool:
+    """Whether two threads may run numba's parallel loops at once.
+
+    With its own simple pool, used where neither OpenMP nor TBB is installed, that would end the process.
+    """
+    try:
+        return numba.threading_layer() != "workqueue"
+    except ValueError:  # not chosen before the first loop
+        return False
 
 
 def in_processes(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:

@@ -8,7 +8,6 @@ Whole-surface work happens where the asset lies: compiled loops on a CPU, parall
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +27,7 @@ from trellis_app.mesh.normals import SplitSurface, split_surface
 from trellis_app.mesh.surface import Surface
 from trellis_app.mesh.unwrap import Atlas, unwrap
 from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
+from trellis_app.parallel import alongside
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import FinishOptions
 from trellis_app.types import FinishedAsset, Mesh, OVoxel
@@ -73,8 +73,7 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     small = _simplified(full, options.faces, check)
     surface = _on_cpu(small)
     yield step(3)
-    with ThreadPoolExecutor(1) as beside:  # one core examines the mesh while others unwrap it
-        health = beside.submit(report, surface.vertices, surface.faces)
+    with alongside(lambda: report(surface.vertices, surface.faces)) as health:
         atlas = unwrap(small if small.faces.is_cuda else surface, texture_size=options.texture_size, check=check)
     counts["charts"] = int(atlas.chart.max()) + 1
     yield step(4)
@@ -82,7 +81,7 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     sampler = Sampler(asset, detail=surface_detail(full.vertices, full.faces, asset.grid.resolution))
     baked = _baked(surface, split, atlas, sampler, options, check)
     yield step(5)
-    yield step(6, _packed(split, baked, sampler, counts, health.result()))
+    yield step(6, _packed(split, baked, sampler, counts, health()))
 
 
 def _decoded(asset: OVoxel) -> Mesh:
