@@ -10,9 +10,10 @@ from trellis_kernels.rasterise.op import rasterise
 
 from tests.voxel_shapes import ball, decoded, ring, surface_of, voxel_asset
 from trellis_app.mesh.charts import ChartLimits, cut_charts
+from trellis_app.mesh.flat_charts import FlatCharts
 from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.gpu.overlap import later_faces
-from trellis_app.mesh.packing import chart_extent, outline_masks, pack
+from trellis_app.mesh.packing import outline_masks, pack
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.surface import Surface, components, edge_table, partners_across
 from trellis_app.mesh.unwrap import Atlas, unwrap
@@ -167,9 +168,14 @@ def test_pack_places_all_charts_apart_within_the_square() -> None:
     size = rng.integers(1, 30, (60, 2)) - 0.5
     box = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], float)
     corners = (box[None] * size[:, None, None, :]).reshape(-1, 3, 2)
-    chart = np.repeat(np.arange(60), 2)
-    found = pack(outline_masks(corners, chart, 1.0), texels=100, margin=2.0)
-    extent = np.floor(chart_extent(corners, chart)).astype(int) + 1
+    chart, start, member = (
+        np.repeat(np.arange(60, dtype=np.int32), 2),
+        2 * np.arange(61),
+        np.arange(120, dtype=np.int32),
+    )
+    flat = FlatCharts(chart, corners, size, size.prod(axis=1), start, member)
+    found = pack(outline_masks(flat, 1.0), texels=100, margin=2.0)
+    extent = np.floor(size).astype(int) + 1
     taken = np.zeros((300, 300), int)
     for (x, y), turns, (width, height) in zip(found.offset, found.turns, extent, strict=True):
         across, up = (height, width) if turns % 2 else (width, height)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trellis_app.mesh.flatten import FlatCharts, chart_areas, divided
-from trellis_app.mesh.packing import MANY, Packing, chart_extent, least_side, outline_masks, pack
+from trellis_app.mesh.flat_charts import FlatCharts, divided
+from trellis_app.mesh.packing import MANY, Packing, least_side, outline_masks, pack
 from trellis_app.progress import Check, go_on
 
 EXPECTED_USE = 0.70  # of the atlas
@@ -48,7 +48,7 @@ def fit(
     partner int [3 F] (surface.partners_across); areas float64 [F] of the faces. Returns the charts as they were packed.
     """
     found, whole = _packed(flat, room, check), flat
-    for share in _FILLING if _count(whole) < MANY else (0.0,):
+    for share in _FILLING if len(whole.filled) < MANY else (0.0,):
         cell = _cells(whole, found, share)
         if found.use >= _GOOD_USE or not np.isfinite(cell).any():
             break
@@ -69,17 +69,13 @@ def fit(
     return flat, found
 
 
-def _count(flat: FlatCharts) -> int:
-    return int(flat.chart.max()) + 1
-
-
 def _packed(flat: FlatCharts, room: Room, check: Check) -> Fitted:
     """Pack with the margin, or with a part of it where that much would leave too little of the atlas to many charts."""
-    count = _count(flat)
+    count = len(flat.filled)
     expected = int(min(max(16.0 * np.sqrt(count), 320.0), 1024.0, 0.75 * room.texels))
     scale = expected * float(np.sqrt(EXPECTED_USE / room.area))
-    masks, margin = outline_masks(flat.corners, flat.chart, scale), room.margin
-    covered = float(chart_areas(flat.corners, flat.chart, count).sum()) * scale**2
+    masks, margin = outline_masks(flat, scale), room.margin
+    covered = float(flat.filled.sum()) * scale**2
     if count >= MANY:
         for _ in range(2):
             if covered < _GOOD_USE * (_LIKELY * least_side(masks, texels=room.texels, margin=margin)) ** 2:
@@ -90,12 +86,12 @@ def _packed(flat: FlatCharts, room: Room, check: Check) -> Fitted:
 
 def _packed_finely(flat: FlatCharts, room: Room, gap: int, check: Check) -> Fitted:
     """Pack small blocks, `gap` of them between charts: outlines are tighter, and no part of a margin is rounded up."""
-    count = _count(flat)
+    count = len(flat.filled)
     blocks = min(max(20.0 * float(np.sqrt(count)), _FINE), _FINEST, float(room.texels))
     margin = min(max(gap * room.texels / (_LARGEST * blocks), _LEAST_MARGIN * room.margin), room.margin)
     scale = blocks * float(np.sqrt(EXPECTED_USE / room.area))
-    covered = float(chart_areas(flat.corners, flat.chart, count).sum()) * scale**2
-    packing = pack(outline_masks(flat.corners, flat.chart, scale), texels=room.texels, margin=margin, check=check)
+    covered = float(flat.filled.sum()) * scale**2
+    packing = pack(outline_masks(flat, scale), texels=room.texels, margin=margin, check=check)
     return Fitted(packing, scale, margin, covered / packing.side**2)
 
 
@@ -105,8 +101,7 @@ def _cells(flat: FlatCharts, found: Fitted, filling: float) -> np.ndarray:
     Hollow charts fall into quarters, long ones into parts short enough; the smallest charts, up to the part `filling`
     of the whole area, into small pieces.
     """
-    extent = chart_extent(flat.corners, flat.chart) * found.scale
-    filled = chart_areas(flat.corners, flat.chart, len(extent)) * found.scale**2
+    extent, filled = flat.extent * found.scale, flat.filled * found.scale**2
     box, side = extent.prod(axis=1), float(np.sqrt(filled.sum() / EXPECTED_USE))
     bulky = (box > _BULKY * side**2) & (filled < _HOLLOW * box)
     cell = np.where(bulky, 0.5 * extent.max(axis=1) + 1e-9, np.inf)

@@ -5,12 +5,11 @@ charts ─project▶ corners ─untangle▶ ─overlaps▶ faces that fold or li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit, prange
 
 from trellis_app.mesh.absorb import absorb
+from trellis_app.mesh.flat_charts import FlatCharts, upright
 from trellis_app.mesh.patches import grow_patches, members, numbered
 from trellis_app.mesh.surface import Surface, area_vectors, find_root, number_roots
 from trellis_app.progress import Check, go_on
@@ -21,14 +20,6 @@ _ATTEMPTS = 10  # rounds of releasing faces; those of the last ones leave one by
 _SQUEEZED = 0.05  # flat over true area below which a face leaves its chart
 _FOLDED = 0.12  # the same below which it is untangled first
 _ALIKE = 0.5  # cosine between neighbours that leave as one chart
-
-
-@dataclass(frozen=True)
-class FlatCharts:
-    """Charts laid flat, each with its least x and y at 0."""
-
-    chart: np.ndarray  # int32 [F] 0..C-1, connected
-    corners: np.ndarray  # float64 [F, 3, 2] world units, counter-clockwise
 
 
 @njit(cache=True, nogil=True)
@@ -219,7 +210,8 @@ def lay_flat(
     """
     label, partner = chart.astype(np.int32), np.ascontiguousarray(partner, dtype=np.int64)
     cross = area_vectors(surface)
-    area = np.sqrt((cross**2).sum(axis=1))
+    x, y, z = cross.T
+    area = np.sqrt(x * x + y * y + z * z)
     corners, final = np.zeros((len(label), 3, 2)), np.full(len(label), -1, np.int32)
     count, todo = 0, np.arange(len(label))
     for attempt in range(_ATTEMPTS):
@@ -240,12 +232,12 @@ def lay_flat(
     corners[lost] = corners[lost, :1]
     final[lost] = count + np.arange(len(lost), dtype=np.int32)
     absorb(surface.vertices, surface.faces, corners, final, partner, area, texels, CRUMB / texels**2)
-    return _finished(corners, _parts(final.astype(np.int64), partner), partner, area)
+    return upright(corners, _parts(final, partner), partner, area)
 
 
 @njit(cache=True, nogil=True)
 def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """Connected parts of the charts int64 [F] (any numbers), int32 [F] numbered by their first face."""
+    """Connected parts of the charts, int32 [F] numbered by their first face."""
     parent = np.arange(len(chart))
     for h in range(len(partner)):
         other = partner[h]
@@ -253,90 +245,3 @@ def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
             a, b = find_root(parent, h // 3), find_root(parent, other // 3)
             parent[max(a, b)] = min(a, b)
     return number_roots(parent)
-
-
-@njit(cache=True, nogil=True)
-def _densities(corners: np.ndarray, chart: np.ndarray, area: np.ndarray, count: int) -> np.ndarray:
-    """How much each chart must grow to keep its surface area, float64 [C] in 1 .. sqrt 2."""
-    true, flat = np.zeros(count), np.zeros(count)
-    for f in range(len(chart)):
-        ax, ay = corners[f, 1, 0] - corners[f, 0, 0], corners[f, 1, 1] - corners[f, 0, 1]
-        bx, by = corners[f, 2, 0] - corners[f, 0, 0], corners[f, 2, 1] - corners[f, 0, 1]
-        true[chart[f]] += area[f]
-        flat[chart[f]] += max(0.5 * (ax * by - ay * bx), 0.0)
-    return np.sqrt(np.minimum(np.maximum(true / np.maximum(flat, 1e-30), 1.0), 2.0))
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def _turn(corners: np.ndarray, chart: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> None:
-    for f in prange(len(chart)):
-        c, s = cosine[chart[f]], sine[chart[f]]
-        for i in range(3):
-            x, y = corners[f, i, 0], corners[f, i, 1]
-            corners[f, i, 0], corners[f, i, 1] = c * x - s * y, s * x + c * y
-
-
-@njit(cache=True, nogil=True)
-def _to_origin(corners: np.ndarray, chart: np.ndarray, count: int) -> None:
-    """Move the least x and y of each chart to 0."""
-    low = np.full((count, 2), np.inf)
-    for f in range(len(chart)):
-        for i in range(3):
-            for k in range(2):
-                low[chart[f], k] = min(low[chart[f], k], corners[f, i, k])
-    for f in range(len(chart)):
-        for i in range(3):
-            for k in range(2):
-                corners[f, i, k] -= low[chart[f], k]
-
-
-@njit(cache=True, nogil=True)
-def _tight_angles(rims: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
-    """The angle out of a quarter turn under which each chart's box has the least area; rims [n, 2], chart [n]."""
-    angles = 24
-    best, angle = np.full(count, np.inf), np.zeros(count)
-    low, high = np.empty((count, 2)), np.empty((count, 2))
-    for k in range(angles):
-        turn = 0.5 * np.pi * k / angles
-        c, s = np.cos(turn), np.sin(turn)
-        low[:], high[:] = np.inf, -np.inf
-        for i in range(len(rims)):
-            x, y, j = c * rims[i, 0] - s * rims[i, 1], s * rims[i, 0] + c * rims[i, 1], chart[i]
-            low[j, 0], low[j, 1] = min(low[j, 0], x), min(low[j, 1], y)
-            high[j, 0], high[j, 1] = max(high[j, 0], x), max(high[j, 1], y)
-        for j in range(count):
-            box = (high[j, 0] - low[j, 0]) * (high[j, 1] - low[j, 1])
-            if box < best[j] * (1.0 - 1e-6):
-                best[j], angle[j] = box, turn
-    return angle
-
-
-def divided(flat: FlatCharts, cell: np.ndarray, partner: np.ndarray, area: np.ndarray) -> FlatCharts:
-    """The charts cut along square cells of their own side, float64 [C] in world units, infinite for those kept whole.
-
-    area float64 [F] of the faces.
-    """
-    across = np.floor(flat.corners.mean(axis=1) / cell[flat.chart][:, None]).astype(np.int64)
-    key = (flat.chart.astype(np.int64) << 32) | (across[:, 0] << 16) | across[:, 1]
-    return _finished(flat.corners.copy(), _parts(key, partner), partner, area)
-
-
-@njit(cache=True, nogil=True)
-def chart_areas(corners: np.ndarray, chart: np.ndarray, count: int) -> np.ndarray:
-    """Flat area of each chart, float64 [C]."""
-    out = np.zeros(count)
-    for f in range(len(chart)):
-        ax, ay = corners[f, 1, 0] - corners[f, 0, 0], corners[f, 1, 1] - corners[f, 0, 1]
-        bx, by = corners[f, 2, 0] - corners[f, 0, 0], corners[f, 2, 1] - corners[f, 0, 1]
-        out[chart[f]] += 0.5 * abs(ax * by - ay * bx)
-    return out
-
-
-def _finished(corners: np.ndarray, chart: np.ndarray, partner: np.ndarray, area: np.ndarray) -> FlatCharts:
-    across = chart[np.maximum(partner, 0) // 3]
-    rim = (partner < 0) | (across != np.repeat(chart, 3))
-    angle = _tight_angles(corners.reshape(-1, 2)[rim], np.repeat(chart, 3)[rim], int(chart.max()) + 1)
-    growth = _densities(corners, chart, area, len(angle))
-    _turn(corners, chart, growth * np.cos(angle), growth * np.sin(angle))
-    _to_origin(corners, chart, len(angle))
-    return FlatCharts(chart, corners)

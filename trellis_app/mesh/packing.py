@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
+from trellis_app.mesh.flat_charts import FlatCharts
 from trellis_app.progress import Check, go_on
 
 _THOROUGH = 24  # so many charts look for a place from the bottom, later ones where others of their size got to
@@ -44,14 +45,13 @@ class Masks:
 
 
 @njit(cache=True, nogil=True)
-def _outlines(corners: np.ndarray, chart: np.ndarray, size: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:
-    """Blocks touched by the triangles of each chart: bool bitmaps [height, width] one after the other."""
-    blocks = np.zeros(start[-1], np.bool_)
-    for f in range(len(chart)):
-        base, width, last_row = start[chart[f]], size[chart[f], 0], size[chart[f], 1] - 1
+def _outline(corners: np.ndarray, faces: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    """Blocks touched by the triangles of a chart, bool [height, width]."""
+    blocks = np.zeros((height, width), np.bool_)
+    for f in faces:
         low = min(corners[f, 0, 1], corners[f, 1, 1], corners[f, 2, 1]) * scale
         high = max(corners[f, 0, 1], corners[f, 1, 1], corners[f, 2, 1]) * scale
-        for r in range(int(low), min(int(high), last_row) + 1):
+        for r in range(int(low), min(int(high), height - 1) + 1):
             left, right = 1e30, -1.0
             for c in range(3):
                 y0, x0 = corners[f, c, 1] * scale, corners[f, c, 0] * scale
@@ -67,65 +67,83 @@ def _outlines(corners: np.ndarray, chart: np.ndarray, size: np.ndarray, start: n
                     enter, leave = x0, x1
                 left, right = min(left, enter, leave), max(right, enter, leave)
             for x in range(max(int(left), 0), min(int(right), width - 1) + 1):
-                blocks[base + r * width + x] = True
+                blocks[r, x] = True
     return blocks
 
 
 @njit(cache=True, nogil=True)
-def _bit_rows(
-    blocks: np.ndarray, size: np.ndarray, start: np.ndarray, first: np.ndarray, words: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bitmaps -> bit rows of the four turns; a quarter turn moves (x, y) to (height - 1 - y, x).
+def _bit_rows(blocks: np.ndarray, first: np.ndarray, words: np.ndarray) -> tuple[int, int]:
+    """A bitmap as bit rows of its four turns; a quarter turn moves (x, y) to (height - 1 - y, x).
 
-    Returns the set blocks and the sides along the border of each bitmap, int64 [C] each.
+    Returns the set blocks and the sides along their border.
     """
-    solid, rim = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
-    for k in range(len(size)):
-        width, height = size[k, 0], size[k, 1]
-        across, down = (width + 63) // 64, (height + 63) // 64
-        for y in range(height):
-            for x in range(width):
-                if not blocks[start[k] + y * width + x]:
-                    continue
-                u, v, here = width - 1 - x, height - 1 - y, start[k] + y * width + x
-                solid[k] += 1
-                rim[k] += 2 * (x == 0 or not blocks[here - 1]) + 2 * (y == 0 or not blocks[here - width])
-                words[first[k, 0] + y * across + x // 64] |= np.uint64(1) << np.uint64(x % 64)
-                words[first[k, 1] + x * down + v // 64] |= np.uint64(1) << np.uint64(v % 64)
-                words[first[k, 2] + v * across + u // 64] |= np.uint64(1) << np.uint64(u % 64)
-                words[first[k, 3] + u * down + y // 64] |= np.uint64(1) << np.uint64(y % 64)
+    height, width = blocks.shape
+    across, down, solid, rim = (width + 63) // 64, (height + 63) // 64, 0, 0
+    for y in range(height):
+        for x in range(width):
+            if not blocks[y, x]:
+                continue
+            u, v = width - 1 - x, height - 1 - y
+            solid += 1
+            rim += 2 * (x == 0 or not blocks[y, x - 1]) + 2 * (y == 0 or not blocks[y - 1, x])
+            words[first[0] + y * across + x // 64] |= np.uint64(1) << np.uint64(x % 64)
+            words[first[1] + x * down + v // 64] |= np.uint64(1) << np.uint64(v % 64)
+            words[first[2] + v * across + u // 64] |= np.uint64(1) << np.uint64(u % 64)
+            words[first[3] + u * down + y // 64] |= np.uint64(1) << np.uint64(y % 64)
     return solid, rim
 
 
 @njit(cache=True, nogil=True)
-def _extent(corners: np.ndarray, chart: np.ndarray, out: np.ndarray) -> None:
-    for f in range(len(chart)):
-        for i in range(3):
-            for k in range(2):
-                out[chart[f], k] = max(out[chart[f], k], corners[f, i, k])
+def _longest_row(words: np.ndarray, first: int, rows: int, width: int) -> tuple[int, int, int]:
+    """(row, first bit, length) of the longest run of set bits of an outline."""
+    best_row, best_first, best = 0, 0, 0
+    across = (width + 63) // 64
+    for r in range(rows):
+        run = 0
+        for x in range(width):
+            if (words[first + r * across + x // 64] >> np.uint64(x % 64)) & np.uint64(1):
+                run += 1
+                if run > best:
+                    best_row, best_first, best = r, x - run + 1, run
+            else:
+                run = 0
+    return best_row, best_first, best
 
 
-def chart_extent(corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
-    """Width and height of each chart, float64 [C, 2], from chart-local corners [F, 3, 2] that start at 0."""
-    extent = np.zeros((int(chart.max()) + 1, 2))
-    _extent(corners, chart, extent)
-    return extent
+@njit(cache=True, nogil=True, parallel=True)
+def _masked(
+    corners: np.ndarray, groups: tuple[np.ndarray, np.ndarray], scale: float, size: np.ndarray, first: np.ndarray,
+    words: np.ndarray, counts: np.ndarray, longest: np.ndarray,
+) -> None:  # fmt: skip
+    """Write the bit rows of charts, their longest runs, and counts int64 [C, 2]: blocks, and sides along the border."""
+    start, member = groups
+    jobs = 64
+    for job in prange(jobs):
+        for k in range((job * 37) % jobs, len(size), jobs):
+            width, height = size[k, 0], size[k, 1]
+            blocks = _outline(corners, member[start[k] : start[k + 1]], width, height, scale)
+            counts[k, 0], counts[k, 1] = _bit_rows(blocks, first[k], words)
+            for turn in range(2):
+                wide, rows = size[k, turn], size[k, 1 - turn]
+                row, begin, length = _longest_row(words, first[k, turn], rows, wide)
+                longest[k, turn, 0], longest[k, turn, 1], longest[k, turn, 2] = row, begin, length
+                longest[k, turn + 2, 0], longest[k, turn + 2, 1] = rows - 1 - row, wide - begin - length
+                longest[k, turn + 2, 2] = length
 
 
-def outline_masks(corners: np.ndarray, chart: np.ndarray, scale: float) -> Masks:
-    """Outlines of charts from local corners float64 [F, 3, 2], each chart's least x and y 0; `scale` makes blocks."""
-    size = (chart_extent(corners, chart) * scale).astype(np.int64) + 1
-    start = np.concatenate([[0], np.cumsum(size.prod(axis=1))])
+def outline_masks(flat: FlatCharts, scale: float) -> Masks:
+    """Outlines of charts; `scale` makes blocks of world units."""
+    size = (flat.extent * scale).astype(np.int64) + 1
     rows = np.stack([size[:, 1], size[:, 0]] * 2, axis=1)
     across = (np.stack([size[:, 0], size[:, 1]] * 2, axis=1) + 63) // 64
     first = np.concatenate([[0], np.cumsum((rows * across).reshape(-1))])
-    words = np.zeros(first[-1], np.uint64)
-    blocks = _outlines(corners, chart, size, start, scale)
-    begins = first[:-1].reshape(-1, 4)
-    solid, rim = _bit_rows(blocks, size, start, begins, words)
+    words, begins = np.zeros(first[-1], np.uint64), first[:-1].reshape(-1, 4)
+    counts, longest = np.zeros((len(size), 2), np.int64), np.zeros((len(size), 4, 3), np.int64)
+    _masked(flat.corners, (flat.start, flat.member), scale, size, begins, words, counts, longest)
+    solid, rim = np.ascontiguousarray(counts.T)
     keys = (-size.max(axis=1) * 2**20 - size.min(axis=1), -solid, -rim)
     orders = np.stack([np.argsort(key, kind="stable") for key in keys])
-    return Masks(size, begins, words, _longest_rows(words, begins, size), orders, solid, rim)
+    return Masks(size, begins, words, longest, orders, solid, rim)
 
 
 @njit(cache=True, nogil=True)
@@ -149,29 +167,6 @@ def _free_runs(free: np.ndarray, length: int, out: np.ndarray) -> bool:
     for i in range(n):
         left |= out[i]
     return left != 0
-
-
-@njit(cache=True, nogil=True)
-def _longest_rows(words: np.ndarray, first: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """(row, first bit, length) of the longest run of set bits of each outline in its four turns, int64 [C, 4, 3]."""
-    out = np.zeros((len(size), 4, 3), np.int64)
-    for k in range(len(size)):
-        for turn in range(2):
-            width, rows = size[k, turn], size[k, 1 - turn]
-            across = (width + 63) // 64
-            for r in range(rows):
-                run = 0
-                for x in range(width):
-                    if (words[first[k, turn] + r * across + x // 64] >> np.uint64(x % 64)) & np.uint64(1):
-                        run += 1
-                        if run > out[k, turn, 2]:
-                            out[k, turn, 0], out[k, turn, 1], out[k, turn, 2] = r, x - run + 1, run
-                    else:
-                        run = 0
-            row, begin, length = out[k, turn]
-            out[k, turn + 2, 0], out[k, turn + 2, 1] = rows - 1 - row, width - begin - length
-            out[k, turn + 2, 2] = length
-    return out
 
 
 @njit(cache=True, nogil=True)

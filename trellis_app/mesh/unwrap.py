@@ -16,7 +16,6 @@ from trellis_app.mesh.fitting import EXPECTED_USE, Room, fit
 from trellis_app.mesh.flatten import lay_flat
 from trellis_app.mesh.gpu import charts as parallel
 from trellis_app.mesh.gpu.overlap import later_faces
-from trellis_app.mesh.packing import chart_extent
 from trellis_app.mesh.surface import Surface, edge_table, face_areas, partners_across
 from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 from trellis_app.progress import Check, go_on
@@ -36,9 +35,7 @@ class Atlas:
     chart: np.ndarray  # int32 [F] chart of each face
     uvs: np.ndarray  # float32 [F, 3, 2] in [0, 1], row 0 of the texture at v = 0
     margin: float = 0.0  # texels kept between any two charts larger than 24 texels
-    partner: np.ndarray | None = (
-        None  # int [3 F] the half-edge across each (surface.partners_across), where it is known
-    )
+    partner: np.ndarray | None = None  # int64 [3 F] the half-edge across each (surface.partners_across), where known
 
 
 @njit(cache=True, nogil=True)
@@ -117,7 +114,9 @@ def unwrap(
         if made is not None:
             return _without_overlap(Atlas(*made, margin), texture_size, device)
     areas = face_areas(surface)
-    longest = max(float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max()), 1e-15)
+    used = np.zeros(len(surface.vertices), dtype=bool)
+    used[surface.faces.reshape(-1)] = True
+    longest = max(float(np.ptp(surface.vertices[used], axis=0).max()), 1e-15)
     area = max(float(areas.sum()), _THIN * longest**2)
     texels = texture_size * np.sqrt(EXPECTED_USE / area)  # a world unit
     limits = ChartLimits(crumb=_CRUMB_TEXELS / (texels**2 * area))
@@ -126,15 +125,14 @@ def unwrap(
         label = parallel.cut_charts(mesh.vertices, mesh.faces, across, limits, check=check).cpu().numpy()
         partner = across.cpu().numpy()
     else:
-        partner = partners_across(surface, edge_table(surface))
+        partner = partners_across(surface, edge_table(surface)).astype(np.int64)
         label = cut_charts(surface, partner, limits, check=check)
     check()
     fine = min(2.0 * texels, _FINEST / longest)
     flat = lay_flat(surface, label, partner, texels=fine, check=check)
     flat, found = fit(flat, Room(area, texture_size, margin), partner, areas, check=check)
     packing, scale = found.packing, found.scale
-    extent = chart_extent(flat.corners, flat.chart)
-    uvs = _placed(flat.corners, flat.chart, extent, packing.offset, packing.turns, scale, packing.side)
+    uvs = _placed(flat.corners, flat.chart, flat.extent, packing.offset, packing.turns, scale, packing.side)
     return _without_overlap(Atlas(flat.chart, uvs, found.margin, partner), texture_size, device)
 
 
