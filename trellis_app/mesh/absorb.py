@@ -9,46 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from trellis_app.mesh.patches import claims, members
+
 _PAD = 24  # texels that a chart may grow on each side
 _LEAST, _MOST = 0.2, 4.0  # flat area of a face over its true area
 _LONGEST = 3.0  # most that an edge may be stretched
-
-
-@njit(cache=True, nogil=True)
-def claims(
-    corners: np.ndarray, low: np.ndarray, scale: float, owner: np.ndarray, start: int, width: int, patch: int,
-    write: bool,
-) -> bool:  # fmt: skip
-    """Whether no texel centre of a face belongs to the patch already; writes the patch's number into them if asked.
-
-    corners float64 [3, 2], low float64 [2] of the patch's box, in world units; `scale` texels a world unit; owner
-    int32 holds the box's rows of `width` texels from `start` on. A centre on an edge belongs to one face (top-left
-    rule on corners snapped to 1/256 texel).
-    """
-    x0, y0 = int((corners[0, 0] - low[0]) * scale * 256.0), int((corners[0, 1] - low[1]) * scale * 256.0)
-    x1, y1 = int((corners[1, 0] - low[0]) * scale * 256.0), int((corners[1, 1] - low[1]) * scale * 256.0)
-    x2, y2 = int((corners[2, 0] - low[0]) * scale * 256.0), int((corners[2, 1] - low[1]) * scale * 256.0)
-    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    if area <= 0:
-        return True
-    b0 = 0 if y2 < y1 or (y2 == y1 and x2 > x1) else -1
-    b1 = 0 if y0 < y2 or (y0 == y2 and x0 > x2) else -1
-    b2 = 0 if y1 < y0 or (y1 == y0 and x1 > x0) else -1
-    for row in range((min(y0, y1, y2) + 127) >> 8, ((max(y0, y1, y2) - 128) >> 8) + 1):
-        py = row * 256 + 128
-        for column in range((min(x0, x1, x2) + 127) >> 8, ((max(x0, x1, x2) - 128) >> 8) + 1):
-            px = column * 256 + 128
-            if (
-                (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1) + b0 >= 0
-                and (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2) + b1 >= 0
-                and (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) + b2 >= 0
-            ):
-                cell = start + row * width + column
-                if write:
-                    owner[cell] = patch
-                elif owner[cell] == patch:
-                    return False
-    return True
+_CELL = 32  # texels along the cells in which a chart is drawn where a face wants to join it
 
 
 @njit(cache=True, nogil=True)
@@ -104,40 +70,74 @@ def _keeps_shape(vertices: np.ndarray, face: np.ndarray, flat: np.ndarray, area:
 
 
 @njit(cache=True, nogil=True)
-def _members(chart: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Faces grouped by chart: int64 [C + 1] into int32 [F]."""
-    start = np.zeros(count + 1, np.int64)
-    for f in range(len(chart)):
-        start[chart[f] + 1] += 1
-    for c in range(count):
-        start[c + 1] += start[c]
-    fill, member = start[:-1].copy(), np.empty(len(chart), np.int32)
-    for f in range(len(chart)):
-        member[fill[chart[f]]] = f
-        fill[chart[f]] += 1
-    return start, member
+def _by_cell(
+    corners: np.ndarray, faces: np.ndarray, low: np.ndarray, scale: float, columns: int, cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Faces grouped by the cells that their boxes touch, int64 [cells + 1] into int32: a grid of so many columns."""
+    start = np.zeros(cells + 1, np.int64)
+    for f in faces:
+        left, right, bottom, top = _cells_of(corners[f], low, scale)
+        for y in range(bottom, top + 1):
+            for x in range(left, right + 1):
+                start[y * columns + x + 1] += 1
+    for k in range(cells):
+        start[k + 1] += start[k]
+    fill, listed = start[:-1].copy(), np.empty(start[-1], np.int32)
+    for f in faces:
+        left, right, bottom, top = _cells_of(corners[f], low, scale)
+        for y in range(bottom, top + 1):
+            for x in range(left, right + 1):
+                listed[fill[y * columns + x]] = f
+                fill[y * columns + x] += 1
+    return start, listed
 
 
 @njit(cache=True, nogil=True)
-def absorb(
-    vertices: np.ndarray, faces: np.ndarray, corners: np.ndarray, chart: np.ndarray, partner: np.ndarray,
-    area: np.ndarray, scale: float, crumb: float,
-) -> None:  # fmt: skip
-    """Move faces of charts with less than the area `crumb` to larger charts beside them; changes corners and chart.
+def _cells_of(corners: np.ndarray, low: np.ndarray, scale: float) -> tuple[int, int, int, int]:
+    """First and last column, first and last row of the cells that the box of a face [3, 2] touches."""
+    left, right = min(corners[0, 0], corners[1, 0], corners[2, 0]), max(corners[0, 0], corners[1, 0], corners[2, 0])
+    bottom, top = min(corners[0, 1], corners[1, 1], corners[2, 1]), max(corners[0, 1], corners[1, 1], corners[2, 1])
+    return (
+        int((left - low[0]) * scale) // _CELL, int((right - low[0]) * scale) // _CELL,
+        int((bottom - low[1]) * scale) // _CELL, int((top - low[1]) * scale) // _CELL,
+    )  # fmt: skip
 
-    corners float64 [F, 3, 2], area float64 [F]: world units; `scale` texels a world unit; chart int32 [F].
+
+@njit(cache=True, nogil=True)
+def _host_of(
+    faces: np.ndarray, corners: np.ndarray, chart: np.ndarray, members: np.ndarray, host: int, marked: np.ndarray,
+    place: np.ndarray, low: np.ndarray, high: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """The faces among `members` that are in the host, int32; marks and places their vertices and widens low .. high."""
+    mine, count = np.empty(len(members), np.int32), 0
+    for f in members:
+        if chart[f] != host:
+            continue
+        mine[count] = f
+        count += 1
+        for c in range(3):
+            marked[faces[f, c]] = host
+            for k in range(2):
+                place[faces[f, c], k] = corners[f, c, k]
+                low[k], high[k] = min(low[k], corners[f, c, k]), max(high[k], corners[f, c, k])
+    return mine[:count]
+
+
+@njit(cache=True, nogil=True)
+def _absorb(
+    mesh: tuple[np.ndarray, np.ndarray, np.ndarray], corners: np.ndarray, chart: np.ndarray, partner: np.ndarray,
+    groups: tuple[np.ndarray, np.ndarray, np.ndarray], size: np.ndarray, scale: float, crumb: float,
+) -> None:  # fmt: skip
+    """`absorb`, where mesh is vertices, faces and their areas; groups: the faces of each chart and the order of hosts.
+
+    Only those texels of a host are drawn that lie in cells beside faces which want to join.
     """
-    count = 0
-    for f in range(len(chart)):
-        count = max(count, chart[f] + 1)
-    start, member = _members(chart, count)
-    size = np.zeros(count)
-    for f in range(len(chart)):
-        size[chart[f]] += area[f]
+    vertices, faces, area = mesh
+    start, member, order = groups
     marked, place = np.full(len(vertices), -1, np.int32), np.empty((len(vertices), 2))
     refused, queue = np.full(len(chart), -1, np.int32), np.empty(len(chart) + 1, np.int32)
-    flat = np.empty((3, 2))
-    for host in np.argsort(-size):
+    owner, flat = np.full(1, -1, np.int32), np.empty((3, 2))
+    for host in order:
         tail = 0
         for m in range(start[host], start[host + 1]):
             f = member[m]
@@ -151,22 +151,16 @@ def absorb(
         if tail == 0:
             continue
         low, high = np.full(2, np.inf), np.full(2, -np.inf)
-        for m in range(start[host], start[host + 1]):
-            f = member[m]
-            if chart[f] == host:
-                for c in range(3):
-                    marked[faces[f, c]] = host
-                    for k in range(2):
-                        place[faces[f, c], k] = corners[f, c, k]
-                        low[k], high[k] = min(low[k], corners[f, c, k]), max(high[k], corners[f, c, k])
+        mine = _host_of(faces, corners, chart, member[start[host] : start[host + 1]], host, marked, place, low, high)
         low -= _PAD / scale
         high += _PAD / scale
         width, rows = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
-        owner = np.full(width * rows, -1, np.int32)
-        for m in range(start[host], start[host + 1]):
-            if chart[member[m]] == host:
-                claims(corners[member[m]], low, scale, owner, 0, width, host, True)
-        head = 0
+        if width * rows > len(owner):  # hosts have numbers of their own: what an earlier one wrote may stay
+            owner = np.full(width * rows, -1, np.int32)
+        columns = width // _CELL + 1
+        cells = columns * (rows // _CELL + 1)
+        first, listed = _by_cell(corners, mine, low, scale, columns, cells)
+        drawn, head = np.zeros(cells, np.bool_), 0
         while head < tail:
             g = queue[head]
             head += 1
@@ -175,6 +169,13 @@ def absorb(
                 continue
             if fresh < 3 and not (low[0] < flat[fresh, 0] < high[0] and low[1] < flat[fresh, 1] < high[1]):
                 continue
+            left, right, bottom, top = _cells_of(flat, low, scale)
+            for y in range(bottom, top + 1):
+                for k in range(y * columns + left, y * columns + right + 1):
+                    if not drawn[k]:
+                        drawn[k] = True
+                        for f in listed[first[k] : first[k + 1]]:
+                            claims(corners[f], low, scale, owner, 0, width, host, True)
             if not claims(flat, low, scale, owner, 0, width, host, False):
                 continue
             claims(flat, low, scale, owner, 0, width, host, True)
@@ -192,3 +193,17 @@ def absorb(
                 if size[chart[other]] < min(crumb, size[host]):
                     refused[other], queue[tail] = host, other
                     tail += 1
+
+
+def absorb(
+    vertices: np.ndarray, faces: np.ndarray, corners: np.ndarray, chart: np.ndarray, partner: np.ndarray,
+    area: np.ndarray, scale: float, crumb: float,
+) -> None:  # fmt: skip
+    """Move faces of charts with less than the area `crumb` to larger charts beside them; changes corners and chart.
+
+    corners float64 [F, 3, 2], area float64 [F]: world units; `scale` texels a world unit; chart int32 [F].
+    """
+    size = np.bincount(chart, weights=area)
+    start, member = members(chart, np.arange(len(chart)), len(size))
+    order = np.argsort(-size, kind="stable")
+    _absorb((vertices, faces, area), corners, chart, partner, (start, member, order), size, scale, crumb)

@@ -5,7 +5,42 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.absorb import claims
+
+@njit(cache=True, nogil=True)
+def claims(
+    corners: np.ndarray, low: np.ndarray, scale: float, owner: np.ndarray, start: int, width: int, patch: int,
+    write: bool,
+) -> bool:  # fmt: skip
+    """Whether no texel centre of a face belongs to the patch already; writes the patch's number into them if asked.
+
+    corners float64 [3, 2], low float64 [2] of the patch's box, in world units; `scale` texels a world unit; owner
+    int32 holds the box's rows of `width` texels from `start` on. A centre on an edge belongs to one face (top-left
+    rule on corners snapped to 1/256 texel).
+    """
+    x0, y0 = int((corners[0, 0] - low[0]) * scale * 256.0), int((corners[0, 1] - low[1]) * scale * 256.0)
+    x1, y1 = int((corners[1, 0] - low[0]) * scale * 256.0), int((corners[1, 1] - low[1]) * scale * 256.0)
+    x2, y2 = int((corners[2, 0] - low[0]) * scale * 256.0), int((corners[2, 1] - low[1]) * scale * 256.0)
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+    if area <= 0:
+        return True
+    b0 = 0 if y2 < y1 or (y2 == y1 and x2 > x1) else -1
+    b1 = 0 if y0 < y2 or (y0 == y2 and x0 > x2) else -1
+    b2 = 0 if y1 < y0 or (y1 == y0 and x1 > x0) else -1
+    for row in range((min(y0, y1, y2) + 127) >> 8, ((max(y0, y1, y2) - 128) >> 8) + 1):
+        py = row * 256 + 128
+        for column in range((min(x0, x1, x2) + 127) >> 8, ((max(x0, x1, x2) - 128) >> 8) + 1):
+            px = column * 256 + 128
+            if (
+                (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1) + b0 >= 0
+                and (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2) + b1 >= 0
+                and (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) + b2 >= 0
+            ):
+                cell = start + row * width + column
+                if write:
+                    owner[cell] = patch
+                elif owner[cell] == patch:
+                    return False
+    return True
 
 
 @njit(cache=True, nogil=True)
