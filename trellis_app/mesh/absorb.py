@@ -106,10 +106,11 @@ def _cells_of(corners: np.ndarray, low: np.ndarray, scale: float) -> tuple[int, 
 @njit(cache=True, nogil=True)
 def _host_of(
     faces: np.ndarray, corners: np.ndarray, chart: np.ndarray, members: np.ndarray, host: int, marked: np.ndarray,
-    place: np.ndarray, low: np.ndarray, high: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """The faces among `members` that are in the host, int32; marks and places their vertices and widens low .. high."""
+    place: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """(those of the faces `members` that are in the host, least x and y, largest); marks and places their vertices."""
     mine, count = np.empty(len(members), np.int32), 0
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
     for f in members:
         if chart[f] != host:
             continue
@@ -120,7 +121,7 @@ def _host_of(
             for k in range(2):
                 place[faces[f, c], k] = corners[f, c, k]
                 low[k], high[k] = min(low[k], corners[f, c, k]), max(high[k], corners[f, c, k])
-    return mine[:count]
+    return mine[:count], low, high
 
 
 @njit(cache=True, nogil=True)
@@ -150,8 +151,7 @@ def _absorb(
                     tail += 1
         if tail == 0:
             continue
-        low, high = np.full(2, np.inf), np.full(2, -np.inf)
-        mine = _host_of(faces, corners, chart, member[start[host] : start[host + 1]], host, marked, place, low, high)
+        mine, low, high = _host_of(faces, corners, chart, member[start[host] : start[host + 1]], host, marked, place)
         low -= _PAD / scale
         high += _PAD / scale
         width, rows = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
