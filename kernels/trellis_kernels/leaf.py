@@ -12,10 +12,17 @@ from typing import Any, TypeVar
 from numba import njit
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}  # _nrt is missing in numba's type stubs
+_WITHIN: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def leaf(function: F) -> F:
     """Compile a function that only uses its caller's arrays; making one inside is an error when it is compiled."""
     compiled: F = njit(**_OPTIONS)(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """Compile a leaf into each of its callers, which alone can call it: where a call would pass arrays by the stack."""
+    compiled: F = njit(**_OPTIONS, **_WITHIN)(function)
     return compiled

@@ -1,5 +1,6 @@
 """mesh_to_dual_grid: the fast path against the reference and the golden vectors."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,20 @@ def test_matches_reference(cells: tuple[int, int, int], size: float, weights: st
     assert len(fast.coords) > 20
 
 
+@pytest.mark.parametrize("beyond", [-0.1, -0.5, -0.99, -1.01, 8.0, 8.01, 8.5])
+def test_just_outside_the_box(beyond: float) -> None:
+    """A square across one axis, by its place in voxels."""
+    for axis in range(3):
+        square = np.array([[beyond, 1.3, 1.4], [beyond, 6.6, 1.2], [beyond, 6.7, 6.8], [beyond, 1.6, 6.4]])
+        vertices = torch.from_numpy(np.roll(square / 8 - 0.5, axis, axis=1).astype(np.float32))
+        faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+        fast = mesh_to_dual_grid(vertices, faces, GridBox.cube(8))
+        slow = mesh_to_dual_grid(vertices, faces, GridBox.cube(8), implementation="reference")
+        assert torch.equal(fast.coords, slow.coords)
+        assert torch.equal(fast.crossed, slow.crossed)
+        assert (len(fast.coords) > 0) == (-1 < beyond < 0)
+
+
 def test_nothing_in_nothing_out() -> None:
     none = torch.empty(0, 3)
     for implementation in ("cpu", "reference"):
@@ -94,6 +109,17 @@ def test_welding_removes_seams_only() -> None:
     assert labels.tolist() == [0, 1, 2, 3, 2, 0]
     assert boundary_edges(labels, faces).tolist() == [[0, 1], [0, 3], [1, 2], [2, 3]]
     assert len(boundary_edges(np.arange(6, dtype=np.int32), faces)) == 6
+
+
+def test_boundary_of_a_fan_around_one_vertex() -> None:
+    """A vertex with more edges than are sorted by insertion alone."""
+    rng = np.random.default_rng(4)
+    ring = rng.permutation(np.arange(1, 401))
+    fan = np.stack([np.zeros(300, int), ring[:300], ring[1:301]], axis=1)
+    uses = Counter(tuple(sorted((face[e], face[(e + 1) % 3]))) for face in fan.tolist() for e in range(3))
+    expected = sorted([a, b] for (a, b), count in uses.items() if count == 1)
+    assert boundary_edges(np.arange(401, dtype=np.int32), fan.astype(np.int32)).tolist() == expected
+    assert len(expected) == 302
 
 
 def test_split_vertices_change_nothing_when_welded() -> None:

@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from trellis_kernels.leaf import leaf
+from trellis_kernels.leaf import inlined, leaf
+from trellis_kernels.mesh_to_dual_grid.cpu_overlap import overlap_room, overlapped, planes_of
 from trellis_kernels.mesh_to_dual_grid.cpu_slab import (
     activate,
     bin_triangles,
     corner_offset,
     count_ranks,
+    gather_corners,
     list_voxels,
-    overlapped,
-    plane_of,
     row_of,
     scan_slab,
 )
@@ -52,7 +52,7 @@ def mesh_to_dual_grid(
     """
     slices = slab_slices(cells)
     slabs = -(-int(cells[0]) // slices)
-    starts, triangles = bin_triangles(vertices, faces, np.float64(step[0]), slices, slabs)
+    starts, triangles = bin_triangles(vertices, faces, step, cells, slices)
     labels = weld_labels(vertices) if weld else np.arange(len(vertices), dtype=np.int32)
     edges = boundary_edges(labels, faces) if weights[1] > 0 else np.empty((0, 2), np.int32)
 
@@ -132,18 +132,20 @@ def boundary_edges(labels, faces):
     return found[:total]
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def sort_range(values, first, stop):
-    """Sort values[first:stop] in place."""
-    if stop - first > 32:
-        values[first:stop].sort()
-        return
-    for k in range(first + 1, stop):
-        value, at = values[k], k
-        while at > first and values[at - 1] > value:
-            values[at] = values[at - 1]
-            at -= 1
-        values[at] = value
+    """Sort values[first:stop] in place (Shell 1959; mostly half a dozen, which one round of insertions sorts)."""
+    gap = 1
+    while 3 * gap + 1 < stop - first and stop - first > 32:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for k in range(first + gap, stop):
+            value, at = values[k], k
+            while at >= first + gap and values[at - gap] > value:
+                values[at] = values[at - gap]
+                at -= gap
+            values[at] = value
+        gap //= 3
 
 
 @njit(cache=True, nogil=True)
@@ -152,26 +154,22 @@ def dual_slab(vertices, faces, triangles, edges, h, n, x0, x1, face_weight, boun
     ny, wz = n[1], (n[2] + 63) >> 6
     bits = np.zeros((x1 - x0) * ny * wz, np.uint64)
     ranks = np.empty(bits.shape[0], np.int32)
-    hits, depths, ends = scan_slab(vertices, faces, triangles, h, n, x0, x1)
-    activate(hits, ny, wz, x0, x1, bits)
+    corners = gather_corners(vertices, faces, triangles)
+    planes = planes_of(corners)
+    hits, depths, ends = scan_slab(corners, h, n, x0, x1)
+    for axis in range(3):
+        begin, end = ends[axis * triangles.shape[0]], ends[(axis + 1) * triangles.shape[0]]
+        activate(hits, begin, end, axis, ny, wz, x0, x1, bits)
     total = count_ranks(bits, ranks)
     coords = np.empty((total, 3), np.int32)
     list_voxels(bits, ny, wz, x0, coords)
     crossed = np.zeros((total, 3), np.bool_)
     sums = np.zeros((total, 9), np.float64)
-    plane, tests = np.empty(4, np.float64), np.empty((3, 3, 3), np.float64)
-    cells, rows = np.empty((total, 3), np.int32), np.empty(total, np.int32)
-    begin = np.int64(0)
-    for k in range(triangles.shape[0]):
-        i0, i1, i2 = faces[triangles[k], 0], faces[triangles[k], 1], faces[triangles[k], 2]
-        plane_of(vertices, i0, i1, i2, plane)
-        for hit in range(begin, ends[k]):
-            add_hit(hits, depths, hit, plane, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed)
-        begin = ends[k]
-        if face_weight > 0.0:
-            count = overlapped(vertices, i0, i1, i2, plane, h, n, x0, x1, bits, ranks, tests, cells, rows)
-            for c in range(count):
-                add_plane(sums, rows[c], plane, h, cells[c, 0], cells[c, 1], cells[c, 2], face_weight)
+    for axis in range(3):
+        begin, end = ends[axis * triangles.shape[0]], ends[(axis + 1) * triangles.shape[0]]
+        add_hits(hits, depths, begin, end, axis, planes, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed)
+    if face_weight > 0.0:
+        add_faces(corners, planes, h, n, x0, x1, bits, ranks, face_weight, sums)
     for e in range(edges.shape[0]):
         add_boundary(vertices, edges[e, 0], edges[e, 1], h, n, x0, x1, bits, ranks, boundary_weight, sums)
     dual = np.empty((total, 3), np.float32)
@@ -185,12 +183,12 @@ def dual_slab(vertices, faces, triangles, edges, h, n, x0, x1, face_weight, boun
     return coords, dual, crossed
 
 
-@leaf
-def add_plane(sums, row, plane, h, x, y, z, weight):
+@inlined
+def add_plane(sums, row, planes, k, h, x, y, z, weight):
     """Add weight * (n . (p - v0))^2, p relative to the voxel's corner: A += w n n^T, b += w n (n . (v0 - corner))."""
-    p, q, r = plane[0], plane[1], plane[2]
+    p, q, r = planes[k, 0], planes[k, 1], planes[k, 2]
     distance = weight * (
-        plane[3] - (p * (h[0] * np.float64(x)) + q * (h[1] * np.float64(y)) + r * (h[2] * np.float64(z)))
+        planes[k, 3] - (p * (h[0] * np.float64(x)) + q * (h[1] * np.float64(y)) + r * (h[2] * np.float64(z)))
     )
     sums[row, 0] += weight * p * p
     sums[row, 1] += weight * p * q
@@ -204,25 +202,37 @@ def add_plane(sums, row, plane, h, x, y, z, weight):
 
 
 @leaf
-def add_hit(hits, depths, k, plane, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed):
-    """Intersection and regularisation terms of one crossing, for the four voxels around the crossed edge."""
-    axis = hits[k, 3]
-    for corner in range(4):
-        dx, dy, dz = corner_offset(axis, corner)
-        x, y, z = hits[k, 0] + dx, hits[k, 1] + dy, hits[k, 2] + dz
-        if x < x0 or x >= x1:
-            continue
-        row = row_of(bits, ranks, ny, wz, x - x0, y, z)
-        if corner == 0:
-            crossed[row, axis] = True
-        add_plane(sums, row, plane, h, x, y, z, 1.0)
-        depth = depths[k] - h[axis] * np.float64(hits[k, axis])
-        sums[row, 0] += regularization
-        sums[row, 3] += regularization
-        sums[row, 5] += regularization
-        sums[row, 6] += regularization * (depth if axis == 0 else np.float64(h[0]) * (1 - dx))
-        sums[row, 7] += regularization * (depth if axis == 1 else np.float64(h[1]) * (1 - dy))
-        sums[row, 8] += regularization * (depth if axis == 2 else np.float64(h[2]) * (1 - dz))
+def add_hits(hits, depths, begin, end, axis, planes, h, ny, wz, x0, x1, bits, ranks, regularization, sums, crossed):
+    """Intersection and regularisation terms of crossings along one axis, for the four voxels around each edge."""
+    for hit in range(begin, end):
+        t = hits[hit, 3]
+        depth = depths[hit] - h[axis] * np.float64(hits[hit, axis])
+        for corner in range(4):
+            dx, dy, dz = corner_offset(axis, corner)
+            x, y, z = hits[hit, 0] + dx, hits[hit, 1] + dy, hits[hit, 2] + dz
+            if x < x0 or x >= x1:
+                continue
+            row = row_of(bits, ranks, ny, wz, x - x0, y, z)
+            if corner == 0:
+                crossed[row, axis] = True
+            add_plane(sums, row, planes, t, h, x, y, z, 1.0)
+            sums[row, 0] += regularization
+            sums[row, 3] += regularization
+            sums[row, 5] += regularization
+            sums[row, 6] += regularization * (depth if axis == 0 else np.float64(h[0]) * (1 - dx))
+            sums[row, 7] += regularization * (depth if axis == 1 else np.float64(h[1]) * (1 - dy))
+            sums[row, 8] += regularization * (depth if axis == 2 else np.float64(h[2]) * (1 - dz))
+
+
+@njit(cache=True, nogil=True)
+def add_faces(corners, planes, h, n, x0, x1, bits, ranks, weight, sums):
+    """The planes of all triangles, for the voxels that they meet."""
+    room = overlap_room(h, n)
+    cells, rows = np.empty((sums.shape[0], 3), np.int32), np.empty(sums.shape[0], np.int32)
+    for k in range(corners.shape[0]):
+        count = overlapped(corners, planes, k, h, n, x0, x1, bits, ranks, room, cells, rows)
+        for c in range(count):
+            add_plane(sums, rows[c], planes, k, h, cells[c, 0], cells[c, 1], cells[c, 2], weight)
 
 
 @leaf
