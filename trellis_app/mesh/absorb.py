@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trellis_app.mesh.patches import claims, members
+from trellis_app.mesh.patches import claimed, members, texels_in
 
 _PAD = 24  # texels that a chart may grow on each side
 _LEAST, _MOST = 0.2, 4.0  # flat area of a face over its true area
@@ -71,16 +71,16 @@ def _keeps_shape(vertices: np.ndarray, face: np.ndarray, flat: np.ndarray, area:
 
 @njit(cache=True, nogil=True)
 def _by_cell(
-    corners: np.ndarray, faces: np.ndarray, low: np.ndarray, scale: float, columns: int, cells: int
+    corners: np.ndarray, faces: np.ndarray, low: np.ndarray, scale: float, columns: int, lines: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Faces grouped by the cells that their boxes touch, int64 [cells + 1] into int32: a grid of so many columns."""
-    start = np.zeros(cells + 1, np.int64)
+    """Faces grouped by the cells of a grid of columns x lines that their boxes touch: int64 [cells + 1] into int32."""
+    start = np.zeros(columns * lines + 1, np.int64)
     for f in faces:
         left, right, bottom, top = _cells_of(corners[f], low, scale)
         for y in range(bottom, top + 1):
             for x in range(left, right + 1):
                 start[y * columns + x + 1] += 1
-    for k in range(cells):
+    for k in range(columns * lines):
         start[k + 1] += start[k]
     fill, listed = start[:-1].copy(), np.empty(start[-1], np.int32)
     for f in faces:
@@ -137,7 +137,7 @@ def _absorb(
     start, member, order = groups
     marked, place = np.full(len(vertices), -1, np.int32), np.empty((len(vertices), 2))
     refused, queue = np.full(len(chart), -1, np.int32), np.empty(len(chart) + 1, np.int32)
-    owner, flat = np.full(1, -1, np.int32), np.empty((3, 2))
+    owner, cells, flat = np.full(1, -1, np.int32), np.empty(1, np.int64), np.empty((3, 2))
     for host in order:
         tail = 0
         for m in range(start[host], start[host + 1]):
@@ -156,11 +156,10 @@ def _absorb(
         high += _PAD / scale
         width, rows = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
         if width * rows > len(owner):  # hosts have numbers of their own: what an earlier one wrote may stay
-            owner = np.full(width * rows, -1, np.int32)
-        columns = width // _CELL + 1
-        cells = columns * (rows // _CELL + 1)
-        first, listed = _by_cell(corners, mine, low, scale, columns, cells)
-        drawn, head = np.zeros(cells, np.bool_), 0
+            owner, cells = np.full(width * rows, -1, np.int32), np.empty(width * rows, np.int64)
+        columns, lines = width // _CELL + 1, rows // _CELL + 1
+        first, listed = _by_cell(corners, mine, low, scale, columns, lines)
+        drawn, head = np.zeros(columns * lines, np.bool_), 0
         while head < tail:
             g = queue[head]
             head += 1
@@ -175,10 +174,10 @@ def _absorb(
                     if not drawn[k]:
                         drawn[k] = True
                         for f in listed[first[k] : first[k + 1]]:
-                            claims(corners[f], low, scale, owner, 0, width, host, True)
-            if not claims(flat, low, scale, owner, 0, width, host, False):
+                            for i in range(texels_in(corners[f], low, scale, 0, width, cells)):
+                                owner[cells[i]] = host
+            if not claimed(owner, cells, texels_in(flat, low, scale, 0, width, cells), host):
                 continue
-            claims(flat, low, scale, owner, 0, width, host, True)
             if fresh < 3:
                 marked[faces[g, fresh]] = host
                 place[faces[g, fresh], 0], place[faces[g, fresh], 1] = flat[fresh, 0], flat[fresh, 1]

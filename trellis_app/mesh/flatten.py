@@ -147,15 +147,18 @@ def _lay(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _laid(
-    surface: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], label: np.ndarray, start: np.ndarray,
-    member: np.ndarray, partner: np.ndarray, scale: float, corners: np.ndarray, patch: np.ndarray,
-) -> None:  # fmt: skip
-    """Lay charts flat and divide them into connected patches, as patches.grow_patches does, on all cores.
+    surface: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], label: np.ndarray,
+    groups: tuple[np.ndarray, np.ndarray], partner: np.ndarray, scale: float, corners: np.ndarray, patch: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Lay charts flat; the boxes that they need, as patches.grow_patches wants them.
 
-    surface: vertices, faces, and area vectors and areas of the faces. member[start[k] : start[k + 1]] are the faces of
-    chart k; patch int32 [F] gets start[k] + 0, 1, .. or -2 for faces that fold. Writes corners float64 [F, 3, 2].
+    surface: vertices, faces, and area vectors and areas of the faces; groups: start and member, where
+    member[start[k] : start[k + 1]] are the faces of chart k. Writes corners float64 [F, 3, 2], and to patch int32 [F]
+    -2 for faces that fold, -1 for others.
     """
     vertices, faces, cross, area = surface
+    start, member = groups
+    low, size = np.zeros((len(start) - 1, 2)), np.zeros((len(start) - 1, 2), np.int64)
     jobs = 64
     for job in prange(jobs):
         number = np.full(len(vertices), -1, np.int32)
@@ -166,7 +169,12 @@ def _laid(
             index, position = _projected(vertices, faces, members, _axes(cross, members), number)
             _untangle(position, index, area, members, label, partner)
             _lay(position, index, area, members, corners, patch)
-            grow_patches(corners, members, label, partner, area, scale, patch, start[k])
+            for i in range(2):
+                least, most = np.inf, -np.inf
+                for p in range(len(position)):
+                    least, most = min(least, position[p, i]), max(most, position[p, i])
+                low[k, i], size[k, i] = least, int((most - least) * scale) + 2
+    return low, size
 
 
 @njit(cache=True, nogil=True)
@@ -218,8 +226,10 @@ def lay_flat(
         check()
         charts = int(label[todo].max()) + 1
         patch = np.full(len(label), -2, np.int32)
-        start, member = members(label, todo, charts)
-        _laid((surface.vertices, surface.faces, cross, area), label, start, member, partner, texels, corners, patch)
+        groups = members(label, todo, charts)
+        boxes = _laid((surface.vertices, surface.faces, cross, area), label, groups, partner, texels, corners, patch)
+        check()
+        grow_patches(corners, (label, partner, area), groups, boxes, texels, patch)
         count, left = numbered(patch, todo, final, count)
         if not left:
             break

@@ -1,74 +1,90 @@
-"""Divide charts laid flat into connected patches that do not lie on themselves."""
+"""Divide charts laid flat into connected patches that do not lie on themselves, on all cores."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
+
+_TEXELS = 1 << 26  # of the boxes of charts that are divided at a time
 
 
 @njit(cache=True, nogil=True)
-def claims(
-    corners: np.ndarray, low: np.ndarray, scale: float, owner: np.ndarray, start: int, width: int, patch: int,
-    write: bool,
-) -> bool:  # fmt: skip
-    """Whether no texel centre of a face belongs to the patch already; writes the patch's number into them if asked.
+def texels_in(
+    corners: np.ndarray, low: np.ndarray, scale: float, start: int, width: int, cells: np.ndarray
+) -> int:  # fmt: skip
+    """Write the texels whose centres a face holds to `cells`, and return how many there are.
 
-    corners float64 [3, 2], low float64 [2] of the patch's box, in world units; `scale` texels a world unit; owner
-    int32 holds the box's rows of `width` texels from `start` on. A centre on an edge belongs to one face (top-left
-    rule on corners snapped to 1/256 texel).
+    corners float64 [3, 2], low float64 [2] of the chart's box, in world units; `scale` texels a world unit. The box has
+    rows of `width` texels, numbered from `start` on. A centre on an edge belongs to one face (top-left rule on corners
+    snapped to 1/256 texel). cells: int64, as many as the box has at least.
     """
     x0, y0 = int((corners[0, 0] - low[0]) * scale * 256.0), int((corners[0, 1] - low[1]) * scale * 256.0)
     x1, y1 = int((corners[1, 0] - low[0]) * scale * 256.0), int((corners[1, 1] - low[1]) * scale * 256.0)
     x2, y2 = int((corners[2, 0] - low[0]) * scale * 256.0), int((corners[2, 1] - low[1]) * scale * 256.0)
-    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    if area <= 0:
-        return True
+    count = 0
+    if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0:
+        return count
     b0 = 0 if y2 < y1 or (y2 == y1 and x2 > x1) else -1
     b1 = 0 if y0 < y2 or (y0 == y2 and x0 > x2) else -1
     b2 = 0 if y1 < y0 or (y1 == y0 and x1 > x0) else -1
+    left, right = (min(x0, x1, x2) + 127) >> 8, (max(x0, x1, x2) - 128) >> 8
+    px = left * 256 + 128
     for row in range((min(y0, y1, y2) + 127) >> 8, ((max(y0, y1, y2) - 128) >> 8) + 1):
         py = row * 256 + 128
-        for column in range((min(x0, x1, x2) + 127) >> 8, ((max(x0, x1, x2) - 128) >> 8) + 1):
-            px = column * 256 + 128
-            if (
-                (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1) + b0 >= 0
-                and (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2) + b1 >= 0
-                and (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) + b2 >= 0
-            ):
-                cell = start + row * width + column
-                if write:
-                    owner[cell] = patch
-                elif owner[cell] == patch:
-                    return False
-    return True
+        e0 = (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1) + b0
+        e1 = (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2) + b1
+        e2 = (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) + b2
+        for column in range(left, right + 1):
+            if (e0 | e1 | e2) >= 0:
+                cells[count] = start + row * width + column
+                count += 1
+            e0, e1, e2 = e0 - 256 * (y2 - y1), e1 - 256 * (y0 - y2), e2 - 256 * (y1 - y0)
+    return count
 
 
 @njit(cache=True, nogil=True)
-def grow_patches(
-    corners: np.ndarray, members: np.ndarray, label: np.ndarray, partner: np.ndarray, area: np.ndarray, scale: float,
-    patch: np.ndarray, fresh: int,
-) -> None:  # fmt: skip
-    """Divide a chart into connected patches no two faces of which share a texel centre at `scale` texels a world unit.
+def claimed(owner: np.ndarray, cells: np.ndarray, count: int, patch: int) -> bool:
+    """Whether none of the first `count` cells belongs to the patch already; then they do."""
+    for i in range(count):
+        if owner[cells[i]] == patch:
+            return False
+    for i in range(count):
+        owner[cells[i]] = patch
+    return True
 
-    members: its faces; patch int32 [F]: -1 before, and `fresh` + 0, 1, .. after; -2 for faces that stay out. A patch
-    starts at the largest face of the chart, the next ones at the first face left.
+
+Box = tuple[np.ndarray, float, int, int, np.ndarray, np.ndarray]
+
+
+@njit(cache=True, nogil=True)
+def _room(box: Box, corners: np.ndarray, contested: bool, number: int) -> bool:
+    """Whether patch `number` has room for a face, which claims its texels; what nobody contests has room."""
+    if not contested:
+        return True
+    low, scale, start, width, owner, cells = box
+    return claimed(owner, cells, texels_in(corners, low, scale, start, width, cells), -2 - number)
+
+
+@njit(cache=True, nogil=True)
+def _grow_in_chart(
+    corners: np.ndarray, faces: np.ndarray, contested: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray],
+    box: Box, patch: np.ndarray, fresh: int,
+) -> None:  # fmt: skip
+    """Divide one chart (its faces, patch -1) into connected patches numbered from `fresh` on; mesh as below.
+
+    box: `texels_in` of the chart's faces, and who owns which texel, in numbers below -1.
     """
-    low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    largest = members[0]
-    for f in members:
+    label, partner, area = mesh
+    largest = faces[0]
+    for f in faces:
         if patch[f] == -1 and (area[f] > area[largest] or patch[largest] != -1):
             largest = f
-        for i in range(3):
-            for k in range(2):
-                low[k], high[k] = min(low[k], corners[f, i, k]), max(high[k], corners[f, i, k])
-    width, height = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
-    owner = np.full(width * height, -1, np.int32)
-    queue, turned_away = np.empty(len(members), np.int32), np.empty(len(members), np.int32)
-    for start in range(-1, len(members)):
-        seed = largest if start < 0 else members[start]
+    queue, turned_away = np.empty(len(faces), np.int32), np.empty(len(faces), np.int32)
+    for start in range(-1, len(faces)):
+        seed = largest if start < 0 else faces[start]
         if patch[seed] != -1:
             continue
-        claims(corners[seed], low, scale, owner, 0, width, fresh, True)
+        _room(box, corners[seed], contested[seed], fresh)
         patch[seed], queue[0], head, tail, away = fresh, seed, 0, 1, 0
         while head < tail:
             f = queue[head]
@@ -77,8 +93,7 @@ def grow_patches(
                 g = partner[3 * f + c] // 3
                 if g < 0 or patch[g] != -1 or label[g] != label[f]:
                     continue
-                if claims(corners[g], low, scale, owner, 0, width, fresh, False):
-                    claims(corners[g], low, scale, owner, 0, width, fresh, True)
+                if _room(box, corners[g], contested[g], fresh):
                     patch[g], queue[tail] = fresh, g
                     tail += 1
                 else:
@@ -87,6 +102,73 @@ def grow_patches(
         for i in range(away):
             patch[turned_away[i]] = -1
         fresh += 1
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _grow(
+    corners: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray], groups: tuple[np.ndarray, np.ndarray],
+    boxes: tuple[np.ndarray, np.ndarray], offset: np.ndarray, scale: float, patch: np.ndarray, charts: tuple[int, int],
+) -> None:  # fmt: skip
+    """`grow_patches` of the charts from the first to before the last one of `charts`.
+
+    offset int64 [C + 1]: where the texels of these charts' boxes begin. Threads race for a texel, but whoever wins it,
+    all faces that share it are found.
+    """
+    label = mesh[0]
+    start, member = groups
+    low, size = boxes
+    first, last = charts
+    owner, most = np.empty(offset[last] - offset[first], np.int32), 0
+    for k in range(first, last):
+        most = max(most, size[k, 0] * size[k, 1])
+    contested, chunk = np.zeros(len(label), np.bool_), 4096
+    chunks = (start[last] - start[first] + chunk - 1) // chunk
+    for job in prange(chunks):
+        cells = np.empty(most, np.int64)
+        for m in range(start[first] + job * chunk, min(start[first] + (job + 1) * chunk, start[last])):
+            f = member[m]
+            k = label[f]
+            if patch[f] == -1:
+                count = texels_in(corners[f], low[k], scale, offset[k] - offset[first], size[k, 0], cells)
+                for i in range(count):
+                    owner[cells[i]] = f
+    for job in prange(chunks):
+        cells = np.empty(most, np.int64)
+        for m in range(start[first] + job * chunk, min(start[first] + (job + 1) * chunk, start[last])):
+            f = member[m]
+            k = label[f]
+            if patch[f] == -1:
+                count = texels_in(corners[f], low[k], scale, offset[k] - offset[first], size[k, 0], cells)
+                for i in range(count):
+                    if owner[cells[i]] != f:
+                        contested[f] = contested[owner[cells[i]]] = True
+    jobs = 64
+    for job in prange(jobs):
+        cells = np.empty(most, np.int64)
+        for k in range(first + (job * 37) % jobs, last, jobs):
+            if start[k + 1] > start[k]:
+                faces = member[start[k] : start[k + 1]]
+                box = (low[k], scale, offset[k] - offset[first], size[k, 0], owner, cells)
+                _grow_in_chart(corners, faces, contested, mesh, box, patch, start[k])
+
+
+def grow_patches(
+    corners: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray], groups: tuple[np.ndarray, np.ndarray],
+    boxes: tuple[np.ndarray, np.ndarray], scale: float, patch: np.ndarray,
+) -> None:  # fmt: skip
+    """Divide charts into connected patches no two faces of which share a texel centre at `scale` texels a world unit.
+
+    mesh: chart int32 [F] and area of each face, and between them the half-edge across each; groups: start and member,
+    where member[start[k] : start[k + 1]] are the faces of chart k; boxes: the least x and y of each chart float64
+    [C, 2], and the texels across and up int64 [C, 2]. patch int32 [F]: -1 before, and start[k] + 0, 1, .. after; -2 for
+    faces that stay out. A patch starts at the largest face of the chart, the next ones at the first face left.
+    """
+    offset = np.concatenate([[0], np.cumsum(boxes[1].prod(axis=1))])
+    first, count = 0, len(offset) - 1
+    while first < count:
+        last = max(int(np.searchsorted(offset, offset[first] + _TEXELS, side="right")) - 1, first + 1)
+        _grow(corners, mesh, groups, boxes, offset, scale, patch, (first, last))
+        first = last
 
 
 @njit(cache=True, nogil=True)
