@@ -141,6 +141,7 @@ class FinishedAsset:
     uvs: np.ndarray  # float32 [V, 2] glTF convention (v down)
     colors: np.ndarray  # uint8 [V, 4] sRGB + alpha at the vertices
     textures: Textures
+    tangents: np.ndarray | None = None  # float32 [V, 4] of the normal map's frame; None: as vertex_tangents finds them
     translucent_faces: int = 0  # how many of the last faces are translucent (alpha mode BLEND)
     double_sided: bool = True  # False where every face is seen from outside only (closed surface)
     counts: dict[str, int] = field(default_factory=dict)  # mesh counts of each finishing step, for the sidecar

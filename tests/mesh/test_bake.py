@@ -9,6 +9,7 @@ from trellis_app.mesh.bake import Sampler, bake, choose_alpha_mode, fill_gutters
 from trellis_app.mesh.bvh import build_tree
 from trellis_app.mesh.detail import surface_detail
 from trellis_app.mesh.gpu import bake as gpu_bake
+from trellis_app.mesh.gpu.normals import SplitMesh
 from trellis_app.mesh.normals import split_surface
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.simplify import simplify
@@ -109,7 +110,8 @@ def test_the_parallel_bake_is_the_serial_one(paint: Paint) -> None:
     asset, full, surface, atlas = simplified_ball(paint)
     split, sampler = split_surface(surface, atlas.chart, atlas.uvs), with_detail(asset, full)
     serial = bake(surface, atlas, sampler, size=SIZE, split=split)
-    parallel = gpu_bake.bake(split, atlas, sampler, size=SIZE)
+    tensors = SplitMesh(*map(torch.from_numpy, (split.vertices, split.faces, split.normals, split.uvs)))
+    parallel = gpu_bake.bake(tensors, sampler, size=SIZE)
     assert serial.textures.alpha_mode == parallel.textures.alpha_mode
     assert serial.covered == parallel.covered
     assert (serial.translucent != parallel.translucent).mean() < 0.01
@@ -118,7 +120,10 @@ def test_the_parallel_bake_is_the_serial_one(paint: Paint) -> None:
         assert (np.abs(a.astype(int) - b) > 1).mean() < 1e-3
     again = bake(surface, atlas, sampler, size=SIZE, split=split)
     assert again.textures.normal.tobytes() == serial.textures.normal.tobytes()
-    assert gpu_bake.bake(split, atlas, sampler, size=SIZE, normal_map=False).textures.normal is None
+    np.testing.assert_allclose(parallel.tangents, serial.tangents, atol=1e-5)
+    bare = gpu_bake.bake(tensors, sampler, size=SIZE, normal_map=False)
+    assert bare.textures.normal is None
+    assert bare.tangents is None
 
 
 def test_a_coarse_ball_with_its_normal_map_shades_like_the_fine_one() -> None:

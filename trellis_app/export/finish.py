@@ -7,7 +7,8 @@ Whole-surface work happens where the asset lies: compiled loops on a CPU, parall
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,11 @@ from trellis_app.mesh import simplify as cpu_simplify
 from trellis_app.mesh.bake import Baked, Sampler
 from trellis_app.mesh.detail import surface_detail
 from trellis_app.mesh.gpu import bake as gpu_bake
+from trellis_app.mesh.gpu import health as gpu_health
 from trellis_app.mesh.gpu import modes as gpu_modes
 from trellis_app.mesh.gpu import simplify as gpu_simplify
+from trellis_app.mesh.gpu.charts import half_edge_partners
+from trellis_app.mesh.gpu.normals import split_mesh
 from trellis_app.mesh.health import HealthReport, report
 from trellis_app.mesh.normals import SplitSurface, split_surface
 from trellis_app.mesh.surface import Surface
@@ -71,15 +75,13 @@ def finish(asset: OVoxel, options: FinishOptions, *, check: Check = go_on) -> It
     counts["cleaned_faces"] = len(full.faces)
     yield step(2)
     small = _simplified(full, options.faces, check)
-    surface = _on_cpu(small)
     yield step(3)
-    with alongside(lambda: report(surface.vertices, surface.faces)) as health:
-        atlas = unwrap(small if small.faces.is_cuda else surface, texture_size=options.texture_size, check=check)
+    with _examined(small) as health:
+        atlas = unwrap(small, texture_size=options.texture_size, check=check)
     counts["charts"] = int(atlas.chart.max()) + 1
     yield step(4)
-    split = split_surface(surface, atlas.chart, atlas.uvs, partner=atlas.partner)
     sampler = Sampler(asset, detail=surface_detail(full.vertices, full.faces, asset.grid.resolution))
-    baked = _baked(surface, split, atlas, sampler, options, check)
+    split, baked = _baked(small, atlas, sampler, options, check)
     yield step(5)
     yield step(6, _packed(split, baked, sampler, counts, health()))
 
@@ -103,14 +105,29 @@ def _simplified(mesh: Mesh, target: int, check: Check) -> Mesh:
     return _as_mesh(cpu_simplify.simplify(_on_cpu(mesh), target, check=check))
 
 
+def _examined(mesh: Mesh) -> AbstractContextManager[Callable[[], HealthReport]]:
+    """A call for the mesh's health, which compiled loops find beside the block; a GPU needs but milliseconds."""
+    if mesh.faces.is_cuda:
+        found = gpu_health.report(mesh)
+        return nullcontext(lambda: found)
+    surface = _on_cpu(mesh)
+    return alongside(lambda: report(surface.vertices, surface.faces))
+
+
 def _baked(
-    surface: Surface, split: SplitSurface, atlas: Atlas, sampler: Sampler, options: FinishOptions, check: Check
-) -> Baked:
+    mesh: Mesh, atlas: Atlas, sampler: Sampler, options: FinishOptions, check: Check
+) -> tuple[SplitSurface, Baked]:
+    """The mesh with the vertices that its charts and creases need, and its textures."""
     size, alpha, normal_map = options.texture_size, options.alpha, options.normal_map
-    if sampler.asset.attributes.is_cuda:
-        return gpu_bake.bake(split, atlas, sampler, size=size, alpha=alpha, normal_map=normal_map, check=check)
+    if mesh.faces.is_cuda:
+        chart, uvs = (torch.from_numpy(x).to(mesh.faces.device) for x in (atlas.chart, atlas.uvs))
+        parted = split_mesh(mesh, half_edge_partners(mesh.faces), chart, uvs)
+        baked = gpu_bake.bake(parted, sampler, size=size, alpha=alpha, normal_map=normal_map, check=check)
+        return parted.on_cpu(), baked
+    surface = _on_cpu(mesh)
+    split = split_surface(surface, atlas.chart, atlas.uvs, partner=atlas.partner)
     frame = split if normal_map else None
-    return cpu_bake.bake(surface, atlas, sampler, size=size, alpha=alpha, split=frame, check=check)
+    return split, cpu_bake.bake(surface, atlas, sampler, size=size, alpha=alpha, split=frame, check=check)
 
 
 def _packed(
@@ -125,7 +142,7 @@ def _packed(
     if baked.translucent.any():
         faces = faces[np.argsort(baked.translucent, kind="stable")]
     return FinishedAsset(
-        split.vertices, faces, split.normals, split.uvs, colors, baked.textures,
+        split.vertices, faces, split.normals, split.uvs, colors, baked.textures, tangents=baked.tangents,
         translucent_faces=int(baked.translucent.sum()), double_sided=not health.watertight,
         counts=counts | {"covered_texels": baked.covered}, health=health,
     )  # fmt: skip

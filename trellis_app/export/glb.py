@@ -96,7 +96,9 @@ def _primitives(
 
 def _tangents(asset: FinishedAsset) -> np.ndarray:
     """The frame that the normal map was baked in, Y up, float32 [V, 4]."""
-    tangents = vertex_tangents(asset.vertices, asset.faces, asset.normals, asset.uvs)
+    tangents = asset.tangents
+    if tangents is None:
+        tangents = vertex_tangents(asset.vertices, asset.faces, asset.normals, asset.uvs)
     return np.concatenate([y_up(tangents[:, :3]), tangents[:, 3:]], axis=1)
 
 

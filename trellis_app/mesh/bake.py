@@ -268,6 +268,7 @@ class Baked:
     textures: Textures
     translucent: np.ndarray  # bool [F]
     covered: int  # texels inside a face
+    tangents: np.ndarray | None = None  # float32 [V, 4] of the split vertices: the frame of the normal map
 
 
 def bake(
@@ -287,6 +288,7 @@ def bake(
     rows = np.flatnonzero(face.reshape(-1) >= 0)
     check()
     normals: np.ndarray | None = None
+    tangents: np.ndarray | None = None
     if split is not None and isinstance(sampler, Sampler):
         points, facing = _places(face, rows, atlas.uvs, split.vertices, split.faces, split.normals)
         values, wanted = sampler.facing(points, facing)
@@ -304,7 +306,7 @@ def bake(
         translucent = _translucent_faces(surface, face.reshape(-1)[rows], values[:, 5], sampler)
     maps = _maps(rows, values, normals, size, mode)
     check()
-    return Baked(textures_of(_bytes(maps), mode), translucent, int(in_chart.sum()))
+    return Baked(textures_of(_bytes(maps), mode), translucent, int(in_chart.sum()), tangents)
 
 
 def covering_faces(uvs: np.ndarray, size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_TINY = 1e-20
+TINY = 1e-20  # directions shorter than this are none
 
 
 @njit(cache=True, nogil=True)
@@ -29,7 +29,7 @@ def _sum_frames(vertices: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tup
         size = np.sqrt(
             (e[1] * g[2] - e[2] * g[1]) ** 2 + (e[2] * g[0] - e[0] * g[2]) ** 2 + (e[0] * g[1] - e[1] * g[0]) ** 2
         )
-        if length < _TINY:
+        if length < TINY:
             continue
         weight = size / length
         for k in range(3):
@@ -51,7 +51,7 @@ def _orthogonal(along: np.ndarray, turn: np.ndarray, normals: np.ndarray) -> np.
         dot = nx * x + ny * y + nz * z
         x, y, z = x - dot * nx, y - dot * ny, z - dot * nz
         length = np.sqrt(x * x + y * y + z * z)
-        if length <= 1e-4 * scale or scale < _TINY:  # no direction is left: any one across the normal
+        if length <= 1e-4 * scale or scale < TINY:  # no direction is left: any one across the normal
             x, y, z = (0.0, nz, -ny) if abs(nx) < 0.6 else (nz, 0.0, -nx)
             length = np.sqrt(x * x + y * y + z * z)
         out[i, 0], out[i, 1], out[i, 2] = x / length, y / length, z / length

@@ -20,9 +20,7 @@ from trellis_app.mesh.bake import (
     alpha_mode,
     attributes_at,
 )
-from trellis_app.mesh.normals import SplitSurface
-from trellis_app.mesh.tangents import vertex_tangents
-from trellis_app.mesh.unwrap import Atlas
+from trellis_app.mesh.gpu.normals import SplitMesh, vertex_tangents
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Textures
 
@@ -31,15 +29,14 @@ _AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def bake(
-    split: SplitSurface, atlas: Atlas, sampler: Sampler, *, size: int, alpha: str = "auto", normal_map: bool = True,
+    split: SplitMesh, sampler: Sampler, *, size: int, alpha: str = "auto", normal_map: bool = True,
     check: Check = go_on,
 ) -> Baked:  # fmt: skip
-    """As mesh.bake.bake with `split`, on the device of the sampler's asset; deterministic there.
+    """As mesh.bake.bake with `split`, on the device of the split mesh and the sampler; deterministic there.
 
-    normal_map: also bake the normals of sampler.detail in the frames of tangents.vertex_tangents.
+    normal_map: also bake the normals of sampler.detail in the frames of vertex_tangents.
     """
-    device = sampler.asset.attributes.device
-    uvs = torch.from_numpy(atlas.uvs).to(device)
+    uvs = split.uvs[split.faces.long()]
     inside = covering_faces(uvs, size)
     face = inside
     for _ in range(RING):
@@ -47,7 +44,8 @@ def bake(
     rows = torch.nonzero(face.reshape(-1) >= 0)[:, 0]
     owner = face.reshape(-1)[rows].long()
     check()
-    points, frames = _placed(split, uvs, rows, owner, size, device, normal_map=normal_map)
+    tangents = vertex_tangents(split) if normal_map else None
+    points, frames = _placed(split, tangents, uvs, rows, owner, size)
     check()
     places, wanted = points, None
     if sampler.detail is not None:
@@ -63,7 +61,8 @@ def bake(
         values = torch.cat([values, in_frames(frames, wanted)], dim=1)
     textures = _textures(_bytes(_filled(rows, values, size, mode)), mode)
     check()
-    return Baked(textures, translucent, int(in_chart.sum()))
+    found = None if tangents is None else tangents.cpu().numpy()
+    return Baked(textures, translucent, int(in_chart.sum()), found)
 
 
 def covering_faces(uvs: torch.Tensor, size: int) -> torch.Tensor:
@@ -85,16 +84,15 @@ def grown(face: torch.Tensor) -> torch.Tensor:
 
 
 def _placed(
-    split: SplitSurface, uvs: torch.Tensor, rows: torch.Tensor, owner: torch.Tensor, size: int, device: torch.device,
-    *, normal_map: bool,
+    split: SplitMesh, tangents: torch.Tensor | None, uvs: torch.Tensor, rows: torch.Tensor, owner: torch.Tensor,
+    size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """World positions float32 [Q, 3] of texels, and their frames [Q, 1 or 3, 3]: unit normal, tangent, bitangent."""
     columns = [split.vertices, split.normals]
-    if normal_map:
-        tangents = vertex_tangents(split.vertices, split.faces, split.normals, split.uvs)
-        columns += [tangents[:, :3], np.cross(split.normals, tangents[:, :3]) * tangents[:, 3:]]
-    table = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32)).to(device)
-    faces = torch.from_numpy(split.faces).to(device).long()
+    if tangents is not None:
+        along, handed = tangents[:, :3], tangents[:, 3:]
+        columns += [along, torch.linalg.cross(split.normals, along, dim=1) * handed]
+    table, faces = torch.cat(columns, dim=1), split.faces.long()
     points, frames = [table.new_zeros(0, 3)], [table.new_zeros(0, len(columns) - 1, 3)]
     for start in range(0, len(rows), _CHUNK):
         row, f = rows[start : start + _CHUNK], owner[start : start + _CHUNK]
@@ -190,7 +188,7 @@ def _textures(planes: torch.Tensor, mode: str) -> Textures:
     return Textures(base, metal_rough, mode, normal=normal)
 
 
-def _translucent_faces(split: SplitSurface, owner: torch.Tensor, alpha: torch.Tensor, sampler: Sampler) -> np.ndarray:
+def _translucent_faces(split: SplitMesh, owner: torch.Tensor, alpha: torch.Tensor, sampler: Sampler) -> np.ndarray:
     """Faces whose mean alpha (over their texels; at the centre where they have none) lets light through, bool [F]."""
     total = torch.zeros(len(split.faces), 2, dtype=torch.int64, device=alpha.device)
     units = torch.stack([(alpha * 2.0**20).round().long(), torch.ones_like(owner)], dim=1)
@@ -198,5 +196,6 @@ def _translucent_faces(split: SplitSurface, owner: torch.Tensor, alpha: torch.Te
     summed, texels = total.double().cpu().numpy().T
     mean = summed / 2.0**20 / np.maximum(texels, 1)
     bare = np.flatnonzero(texels == 0)
-    mean[bare] = sampler.at(split.vertices[split.faces[bare]].mean(axis=1))[:, 5]
+    centres = split.vertices[split.faces[torch.from_numpy(bare).to(alpha.device)].long()].mean(dim=1)
+    mean[bare] = sampler.at(centres.cpu().numpy())[:, 5]
     return mean < SEE_THROUGH

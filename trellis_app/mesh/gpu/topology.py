@@ -91,6 +91,25 @@ def sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
     return torch.zeros(count, dtype=torch.int64, device=values.device).index_add_(0, index, values.long())
 
 
+def exact_sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Sums of values float64 [N, K] by index [N], float64 [count, K]: added as integers, so the order does not matter.
+
+    The steps are 2^-61 of the sum of all magnitudes: no sum overflows, and what is lost is far below a float32's.
+    """
+    scale = 2.0**61 / values.abs().sum().clamp_min(1e-100)
+    total = torch.zeros(count, values.shape[1], dtype=torch.int64, device=values.device)
+    return total.index_add_(0, index, (values * scale).round().long()).double() / scale
+
+
+def first_alike(keys: torch.Tensor) -> torch.Tensor:
+    """The first index with the same key as each, int64 [N]; keys int64 [N]."""
+    ordered, order = torch.sort(keys, stable=True)
+    start = run_starts(ordered)
+    first = torch.empty_like(order)
+    first[order] = torch.repeat_interleave(order[start[:-1]], start.diff(), output_size=len(order))
+    return first
+
+
 def turned(faces: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Faces with the marked ones wound the other way."""
     return torch.where(turn[:, None], faces[:, [0, 2, 1]], faces)
