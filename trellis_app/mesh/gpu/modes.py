@@ -58,14 +58,15 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     check()
     air = open_air(mesh, voxel=voxel, check=check)
     sides = sides_of(air, len(mesh.faces), check=check)
-    patch, count, _ = patches(mesh, edges)
-    keep = ~(hidden_faces(patch, count, sides) | hidden_regions(edges, sides, air, check))
+    patched, known = mesh, patches(mesh, edges)
+    keep = ~(hidden_faces(known.patch, known.count, sides) | hidden_regions(edges, sides, air, check))
     del air
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
     keep = _without_fins(edges, areas(mesh, voxel), min(FIN * AREA, whole))
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
     check()
-    turn = outward(mesh, edges, sides)
+    turn = outward(edges, sides, known if mesh is patched else patches(mesh, edges))
+    del patched, known
     half = edges.halves
     edges = EdgeTable(torch.where(turn[half // 3], 3 * (half // 3) + 2 - half % 3, half), edges.start)
     wound = Mesh(mesh.vertices, turned(mesh.faces, turn))

@@ -57,11 +57,18 @@ def sides_of(air: Air, count: int, *, check: Check = go_on) -> Sides:
     return Sides(vote, crossed, reached, outward)
 
 
-def patches(mesh: Mesh, edges: EdgeTable) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """(patch of each face, how many, turn bool [F]): turning the marked faces winds each patch consistently.
+@dataclass(frozen=True)
+class Patches:
+    """Faces connected across edges with two faces."""
 
-    Patches are connected across edges with two faces. Where no consistent winding exists (a Moebius band), the sharpest
-    edges stay inconsistent: windings follow the spanning forest of the flattest edges (Boruvka's algorithm).
+    patch: torch.Tensor  # int64 [F] of each face
+    count: int
+    turn: torch.Tensor  # bool [F]: turning the marked faces winds each patch consistently
+
+
+def patches(mesh: Mesh, edges: EdgeTable) -> Patches:
+    """The patches of a mesh. Where no consistent winding exists (a Moebius band), the sharpest edges stay inconsistent:
+    windings follow the spanning forest of the flattest edges (Boruvka's algorithm).
     """
     corner, count = mesh.faces.reshape(-1), len(mesh.faces)
     first, second = edges.pairs()
@@ -94,7 +101,7 @@ def patches(mesh: Mesh, edges: EdgeTable) -> tuple[torch.Tensor, int, torch.Tens
     )
     first_face = lowest[parent]
     patch, patch_count = numbered(first_face)
-    return patch, patch_count, odd ^ odd[first_face]
+    return Patches(patch, patch_count, odd ^ odd[first_face])
 
 
 def _units(mesh: Mesh) -> torch.Tensor:
@@ -109,11 +116,11 @@ def hidden_faces(label: torch.Tensor, count: int, sides: Sides) -> torch.Tensor:
     return torch.zeros_like(hidden) if bool(hidden.all()) else hidden
 
 
-def outward(mesh: Mesh, edges: EdgeTable, sides: Sides) -> torch.Tensor:
+def outward(edges: EdgeTable, sides: Sides, known: Patches) -> torch.Tensor:
     """Faces to turn, bool [F], so that they face the open air; as in mesh/orient.py."""
-    patch, count, turn = patches(mesh, edges)
+    patch, turn = known.patch, known.turn
     vote = SURE * _VOTE * sides.outward + sides.vote
-    turn = turn ^ (sums(torch.where(turn, -vote, vote), patch, count) < 0)[patch]
+    turn = turn ^ (sums(torch.where(turn, -vote, vote), patch, known.count) < 0)[patch]
     wish = torch.where(turn, -sides.outward, sides.outward)
     if int(-wish.clamp_max(0).sum()) < REGION:
         return turn

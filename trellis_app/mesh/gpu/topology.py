@@ -12,6 +12,7 @@ import torch
 from trellis_app.types import Mesh
 
 AREA = 4096  # areas are summed as integers: steps in the area of a voxel face
+_FEW, _LANES = 4096, 256  # sums that are made in so many parts each
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,11 @@ def parts(edges: EdgeTable, face_count: int) -> tuple[torch.Tensor, int]:
 
 def sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
     """Integer sums of values [N] by index [N], int64 [count]: exact, so the order does not matter."""
-    return torch.zeros(count, dtype=torch.int64, device=values.device).index_add_(0, index, values.long())
+    if count > _FEW:
+        return torch.zeros(count, dtype=torch.int64, device=values.device).index_add_(0, index, values.long())
+    lane = torch.arange(len(index), device=index.device) % _LANES  # threads would wait for each other at few sums
+    total = torch.zeros(count * _LANES, dtype=torch.int64, device=values.device)
+    return total.index_add_(0, index * _LANES + lane, values.long()).view(count, _LANES).sum(dim=1)
 
 
 def exact_sums(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
