@@ -24,6 +24,7 @@ BY_VOXELS = (
     "dual_grid_faces",
     "mesh_links",
     "edge_collapse",
+    "lattice_crossings",
     "lattice_rays",
     "row_ops",
 )

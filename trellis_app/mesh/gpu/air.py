@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
+from trellis_kernels.lattice_crossings.op import FINE, crossings
 
 from trellis_app.mesh.gpu.topology import connected, numbered
 from trellis_app.mesh.lattice import SHIFT, SNAP, UNIT, Lattice, lattice_around
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
 
-_FACES = 1 << 20  # faces whose crossings are found at a time
-_TESTS = 1 << 22  # lattice lines tested at a time
 _COARSE, _RADIUS = 128, 4  # as in mesh/air.py
 
 
@@ -65,68 +64,18 @@ def snapped(mesh: Mesh, lattice: Lattice) -> torch.Tensor:
     return SNAP * near - torch.from_numpy(SHIFT).to(device)
 
 
-def _tests(points: torch.Tensor, b: int, c: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(face of each test, line positions along b and c): the lattice lines in the faces' boxes. points [F, 3, 3]."""
-    low, high = points.amin(dim=1), points.amax(dim=1)
-    first = -torch.div(-low, UNIT, rounding_mode="floor")
-    size = (torch.div(high, UNIT, rounding_mode="floor") - first + 1).clamp_min_(0)
-    count = size[:, b] * size[:, c]
-    face = torch.repeat_interleave(torch.arange(len(points), device=points.device), count)
-    rank = torch.arange(len(face), device=points.device) - (torch.cumsum(count, 0) - count)[face]
-    width = size[face, c]
-    return face, first[face, b] + rank // width, first[face, c] + rank % width
-
-
-def _hits(points: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
-    """(line along b, line along c, height float64, face, rising) of the crossings of faces [F, 3 corners, 3]."""
-    b, c = (axis + 1) % 3, (axis + 2) % 3
-    face, m, n = _tests(points, b, c)
-    x, y = points[:, :, b], points[:, :, c]
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (y[:, 1] - y[:, 0]) * (x[:, 2] - x[:, 0])
-    sign = torch.sign(area)
-    px, py = m * UNIT, n * UNIT
-    inside = sign[face] != 0
-    height = torch.zeros(len(face), dtype=torch.float64, device=points.device)
-    for i in range(3):  # the edge function of the side opposite corner i, and the top-left rule
-        j, k = (i + 1) % 3, (i + 2) % 3
-        dx, dy = (x[:, k] - x[:, j]) * sign, (y[:, k] - y[:, j]) * sign
-        owns = (dy < 0) | ((dy == 0) & (dx > 0))
-        side = dx[face] * (py - y[face, j]) - dy[face] * (px - x[face, j])
-        inside &= (side > 0) | ((side == 0) & owns[face])
-        height += side.double() * points[face, i, axis]
-    face, m, n, height = face[inside], m[inside], n[inside], height[inside]
-    return m, n, height / (area.abs().double()[face] * UNIT), face, sign[face] > 0
-
-
-def _crossings_along(
-    corners: torch.Tensor, faces: torch.Tensor, lattice: Lattice, axis: int, check: Check
-) -> Crossings:
+def _crossings_along(corners: torch.Tensor, faces: torch.Tensor, lattice: Lattice, axis: int) -> Crossings:
     """Crossings along an axis; corners int64 [V, 3] from `snapped`."""
     b, c = (axis + 1) % 3, (axis + 2) % 3
     length = lattice.shape[axis]
-    found = []
-    at, step = 0, _FACES
-    while at < len(faces):
-        check()
-        points = corners[faces[at : at + step].long()]
-        extent = (points.amax(dim=1) - points.amin(dim=1)) // UNIT + 2
-        tests = int((extent[:, b] * extent[:, c]).sum())
-        if tests > 4 * _TESTS and step > 1:
-            step = max(1, step * _TESTS // tests)
-            continue
-        m, n, height, face, rising = _hits(points, axis)
-        line = m * lattice.shape[c] + n
-        found.append((line * length * 4096 + (height * 4096).floor().long(), height, (face + at).int(), rising))
-        at += len(points)
-    key, height, face, rising = (torch.cat(values) for values in zip(*found, strict=True))
-    order = torch.argsort(key, stable=True)
-    line = (key // (length * 4096))[order]
-    height = height[order]
+    found = crossings(corners, faces, axis, lattice.shape, UNIT)
+    key, order = torch.sort(found.key, stable=True)
+    line, height = key // (length * FINE), found.height[order]
     position = height.floor().clamp_(0, length - 2)
     lines = lattice.shape[b] * lattice.shape[c]
     start = torch.searchsorted(line, torch.arange(lines + 1, device=line.device))
     depth = (height - position).float()
-    return Crossings(axis, start, line * length + position.long(), depth, face[order], rising[order])
+    return Crossings(axis, start, line * length + position.long(), depth, found.face[order], found.rising[order])
 
 
 @dataclass(frozen=True)
@@ -217,8 +166,11 @@ def open_air(mesh: Mesh, *, voxel: float, check: Check = go_on) -> Air:
     """The air around a mesh with at least one face, on a lattice of `voxel` (world units)."""
     lattice = lattice_of(mesh, voxel)
     corners = snapped(mesh, lattice)
-    x, y, z = (_crossings_along(corners, mesh.faces, lattice, axis, check) for axis in range(3))
-    check()
+    along = []
+    for axis in range(3):
+        along.append(_crossings_along(corners, mesh.faces.int(), lattice, axis))
+        check()
+    x, y, z = along
     lower = tuple(one.lower(lattice.shape) for one in (x, y, z))
     blocked = tuple(torch.unique(points) for points in lower)
     grain = -(-max(lattice.shape) // _COARSE)
