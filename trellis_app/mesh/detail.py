@@ -6,7 +6,9 @@ Alexa, "Approximating and intersecting surfaces from points", 2003): no tree is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -45,38 +47,49 @@ class Detail:
                 self.points.numpy(), self.normals.numpy(), self.index.keys.numpy(), self.index.rows.numpy(),
             )  # fmt: skip
             return torch.from_numpy(moved) / self.resolution - 0.5, torch.from_numpy(normals)
-        parts = []
-        for start in range(0, len(query), _CHUNK):
-            side = None if facing is None else facing[start : start + _CHUNK]
-            parts.append(self._walk(query[start : start + _CHUNK], side))
-        if not parts:
-            return points.float(), torch.zeros_like(query)
-        moved_, normals_ = (torch.cat(part) for part in zip(*parts, strict=True))
+        if not len(query):
+            return query, torch.zeros_like(query)
+        moved_, normals_ = self._walk(query, facing)
         return moved_ / self.resolution - 0.5, normals_
 
     def _walk(self, query: torch.Tensor, facing: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         normal, distance, seen = self._planes(query, facing)
-        if facing is not None:
-            for step in range(1, REACH + 1):
-                for sign in (1.0, -1.0):
-                    lost = torch.nonzero(~seen)[:, 0]
-                    if not len(lost):
-                        break
-                    away = query[lost] + sign * step * facing[lost]
-                    there = self._planes(away, facing[lost])[2]
-                    query = query.index_copy(0, lost, torch.where(there[:, None], away, query[lost]))
-                    seen = seen.index_copy(0, lost, there)
-            normal, distance, seen = self._planes(query, facing)
+        lost = torch.nonzero(~seen)[:, 0]
+        if facing is not None and len(lost):
+            found = self._found(query[lost], facing[lost])
+            query = query.index_copy(0, lost, found)
+            normal[lost], distance[lost], _ = self._planes(found, facing[lost])
         for step in range(STEPS):
             if step:
-                normal, distance, seen = self._planes(query, facing)
+                normal, distance, _ = self._planes(query, facing)
             query = query - normal * distance.clamp(-FARTHEST, FARTHEST)[:, None]
         return query, normal
+
+    def _found(self, query: torch.Tensor, facing: torch.Tensor) -> torch.Tensor:
+        """Points that see no plane moved along their normals to the nearest place where they do, if there is one."""
+        query, lost = query.clone(), torch.arange(len(query), device=query.device)
+        for step in range(1, REACH + 1):
+            for sign in (1.0, -1.0):
+                away = query[lost] + sign * step * facing[lost]
+                there = self._planes(away, facing[lost])[2]
+                query[lost[there]] = away[there]
+                lost = lost[~there]
+                if not len(lost):
+                    return query
+        return query
 
     def _planes(
         self, query: torch.Tensor, facing: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Blend of the planes around points in voxel units: (unit normal, distance to it, whether there was one)."""
+        sides: Iterable[torch.Tensor | None] = repeat(None) if facing is None else facing.split(_CHUNK)
+        parts = [self._blend(*some) for some in zip(query.split(_CHUNK), sides, strict=False)]
+        normal, distance, seen = (torch.cat(values) for values in zip(*parts, strict=True))
+        return normal, distance, seen
+
+    def _blend(
+        self, query: torch.Tensor, facing: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         item, side = torch.zeros(len(query), dtype=torch.int64, device=query.device), self.resolution
         if self.index.implementation == TRITON:
             from trellis_kernels.grid_sample import triton
