@@ -66,7 +66,7 @@ DRAW, RESOLVE = (
 
 
 WARP = dict(num_warps=1)
-CROSSED = dict(AXIS=1, UNIT=65536, FINE=4096, WRITE=True, LANES=32)
+CROSSED = dict(UNIT=65536, FINE=4096, WRITE=True, LANES=32)
 RANKED = dict(VOLUME=27, PARTS=3, RUN_BITS=31, ROWS=32, PAD=32)
 SUMMED = dict(CO=64, PARTS=3, BIASED=True, CHILDREN=True, BLOCK=1024)
 KEYS = dict(TRIES=4, STEP_BITS=STEP_BITS, NEVER=2**63 - 1, BLOCK=128)
@@ -132,7 +132,7 @@ CASES = [
     Case("link", link_kernel, "*i32 *i32 *i32 *i32 i32", dict(BLOCK=128), {}),
     Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),
     Case("planes", planes_kernel, "*fp32 *i32 *i64 *i64 *fp32 i32 fp32", dict(LANES=32), WARP),
-    Case("cross", cross_kernel, "*i64 *i32 *i64 *i32 *i64 *fp64 *i32 *u8 i32 i32 i32", CROSSED, WARP),
+    Case("cross", cross_kernel, "*i64 *i32 *i64 *i32 *i64 *fp64 *i32 *u8 i32 i32 i32 i32", CROSSED, WARP),
     Case("walk", walk_kernel, "*i64 *i64 *i64 *u8 *u8" + 10 * " i32", dict(LANES=32), WARP),
     Case("keys", keys_kernel, "*fp32 *fp32 *i32 *i8 *fp32 *i64 i32", KEYS, {}),
     Case("least", least_kernel, "*i32 *i64 i64 *i64 i32", dict(BLOCK=128), {}),

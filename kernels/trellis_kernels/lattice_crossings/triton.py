@@ -24,7 +24,7 @@ def side(px, py, ax, ay, bx, by, sign):
     return value, (value > 0) | ((value == 0) & ((dy < 0) | ((dy == 0) & (dx > 0))))
 
 
-@triton.jit(do_not_specialize=["count", "lines", "length"])
+@triton.jit(do_not_specialize=["count", "axis", "lines", "length"])
 def cross_kernel(
     corners,
     faces,
@@ -35,26 +35,27 @@ def cross_kernel(
     face,
     rising,
     count,
+    axis,
     lines,
     length,
-    AXIS: tl.constexpr,
     UNIT: tl.constexpr,
     FINE: tl.constexpr,
     WRITE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Count the crossings of each face (hits int32 [F]), or write them from begin int64 [F] on.
+    """Count each face's crossings of the lines along an axis (hits int32 [F]), or write them from begin int64 [F] on.
 
     lines: lattice points along the last axis across; length: points of a line.
     """
     here = tl.program_id(0) * LANES + tl.arange(0, LANES)
     inside = here < count
+    b, c = (axis + 1) % 3, (axis + 2) % 3
     u = tl.load(faces + here.to(tl.int64) * 3, mask=inside, other=0).to(tl.int64)
     v = tl.load(faces + here.to(tl.int64) * 3 + 1, mask=inside, other=0).to(tl.int64)
     w = tl.load(faces + here.to(tl.int64) * 3 + 2, mask=inside, other=0).to(tl.int64)
-    x0, y0 = corner(corners, u, (AXIS + 1) % 3, (AXIS + 2) % 3, inside)
-    x1, y1 = corner(corners, v, (AXIS + 1) % 3, (AXIS + 2) % 3, inside)
-    x2, y2 = corner(corners, w, (AXIS + 1) % 3, (AXIS + 2) % 3, inside)
+    x0, y0 = corner(corners, u, b, c, inside)
+    x1, y1 = corner(corners, v, b, c, inside)
+    x2, y2 = corner(corners, w, b, c, inside)
     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
     sign = tl.where(area > 0, 1, -1).to(tl.int64)
     left, right = (tl.minimum(tl.minimum(x0, x1), x2) + UNIT - 1) // UNIT, tl.maximum(tl.maximum(x0, x1), x2) // UNIT
@@ -63,9 +64,9 @@ def cross_kernel(
     going = inside & (area != 0) & (left <= right) & (bottom <= top)
     total = tl.zeros([LANES], tl.int32)
     if WRITE:
-        z0 = tl.load(corners + u * 3 + AXIS, mask=inside, other=0).to(tl.float64)
-        z1 = tl.load(corners + v * 3 + AXIS, mask=inside, other=0).to(tl.float64)
-        z2 = tl.load(corners + w * 3 + AXIS, mask=inside, other=0).to(tl.float64)
+        z0 = tl.load(corners + u * 3 + axis, mask=inside, other=0).to(tl.float64)
+        z1 = tl.load(corners + v * 3 + axis, mask=inside, other=0).to(tl.float64)
+        z2 = tl.load(corners + w * 3 + axis, mask=inside, other=0).to(tl.float64)
         whole = tl.abs(area).to(tl.float64) * UNIT
         start = tl.load(begin + here, mask=inside, other=0)
     while tl.max(going.to(tl.int32), 0) > 0:
@@ -95,8 +96,8 @@ def crossings(
 ) -> Hits:  # fmt: skip
     count, device = len(faces), corners.device
     hits = torch.zeros(count, dtype=torch.int32, device=device)
-    grid, sizes = (triton.cdiv(count, LANES),), (count, shape[(axis + 2) % 3], shape[axis])
-    options = dict(AXIS=axis, UNIT=unit, FINE=FINE, LANES=LANES, num_warps=1)
+    grid, sizes = (triton.cdiv(count, LANES),), (count, axis, shape[(axis + 2) % 3], shape[axis])
+    options = dict(UNIT=unit, FINE=FINE, LANES=LANES, num_warps=1)
     if count:
         with on_device(device):
             cross_kernel[grid](corners, faces, hits, hits, hits, hits, hits, hits, *sizes, WRITE=False, **options)
