@@ -172,7 +172,7 @@ def time_conv(count: int, channels: int, dtype: torch.dtype) -> dict[str, object
     pairs = int((neighbours >= 0).sum())
     teraflops = 2e-9 * pairs * channels * channels  # per millisecond
     row: dict[str, object] = {"rows": len(coords), "channels": channels, "dtype": str(dtype)[6:]}
-    row["plan_ms"] = milliseconds(lambda: plan_conv(neighbours).parts(1).blocks(128), GPU, repeats=3, warm=1)
+    row["plan_ms"] = milliseconds(lambda: plan_conv(neighbours).parts(1, 128), GPU, repeats=3, warm=1)
     row["triton_forward_ms"] = milliseconds(lambda: triton.forward(feats, weights, None, plan), GPU)
     row["torch_forward_ms"] = milliseconds(
         lambda: gathered.forward(feats, matrices, None, neighbours), GPU, repeats=3, warm=1

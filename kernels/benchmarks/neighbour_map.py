@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from benchmarks.workload import Case, benchmark, voxel_shell
 from trellis_kernels.choice import REFERENCE
-from trellis_kernels.neighbour_map.op import child_map, neighbour_map
+from trellis_kernels.neighbour_map.op import child_coords, child_map, neighbour_map, order_rows
 from trellis_kernels.voxel_index.op import build_voxel_index
 
 
@@ -30,6 +30,16 @@ def cases(device: torch.device, rows: int) -> Iterator[Case]:
     octant = ((coords[:, 1:] & 1) * torch.tensor([1, 2, 4], device=device)).sum(dim=1)
     slots = build_voxel_index(parents).lookup(halves) * 8 + octant
     parent_map = neighbour_map(parents)
+    yield Case(
+        f"places of children, {len(coords):,} voxels",
+        lambda: child_coords(parents, slots),
+        lambda: child_coords(parents, slots, implementation=REFERENCE),
+    )
+    yield Case(
+        f"orders of rows, {len(parents):,} voxels",
+        lambda: order_rows(parent_map, 1, 128),
+        lambda: order_rows(parent_map, 1, 128, implementation=REFERENCE),
+    )
     yield Case(f"children, {len(coords):,} voxels", lambda: child_map(parent_map, slots), lambda: neighbour_map(coords))
 
 

@@ -36,5 +36,11 @@ def installed(package: str) -> bool:
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Makes a CUDA device the current one while a kernel is launched; does nothing for Triton's CPU interpreter."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    """Makes a CUDA device the current one while a kernel is launched; does nothing where there is no other one."""
+    return torch.cuda.device(device) if device.type == "cuda" and several_gpus() else nullcontext()
+
+
+@cache
+def several_gpus() -> bool:
+    """Whether this process sees more than one GPU."""
+    return torch.cuda.device_count() > 1

@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import load_file
 from trellis_kernels.neighbour_map.op import (
     block_lists,
+    blocks_by_offset,
+    child_coords,
     child_map,
     neighbour_map,
-    neighbour_table,
-    row_ranks,
+    order_rows,
 )
-from trellis_kernels.neighbour_map.reference import gray_to_binary
+from trellis_kernels.neighbour_map.reference import code_bits, gray_to_binary, neighbour_mask
 
 from tests.kernels.test_voxel_index import IMPLEMENTATIONS, random_voxels
 
@@ -47,6 +48,7 @@ def test_children_take_their_parents_map(implementation: str, count: int) -> Non
     octant = slots % 8
     offset = torch.stack([octant * 0, octant & 1, octant >> 1 & 1, octant >> 2 & 1], dim=1)
     coords = parents[slots // 8] * torch.tensor([1, 2, 2, 2], dtype=torch.int32) + offset.int()
+    assert torch.equal(child_coords(parents, slots, implementation=implementation), coords)
     parent_map = neighbour_map(parents, implementation="reference")
     found = child_map(parent_map, slots, implementation=implementation)
     assert torch.equal(found, neighbour_map(coords, implementation="reference"))
@@ -55,31 +57,54 @@ def test_children_take_their_parents_map(implementation: str, count: int) -> Non
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
-@pytest.mark.parametrize(("count", "kernel_size"), [(0, 3), (1, 3), (300, 3), (70, 1)])
-def test_masks_and_tables(implementation: str, count: int, kernel_size: int) -> None:
-    found = neighbour_map(random_voxels(count, 7, 1, seed=3), kernel_size=kernel_size, implementation="reference")
+@pytest.mark.parametrize(("count", "kernel_size"), [(0, 3), (1, 3), (300, 3), (70, 1), (1500, 3)])
+def test_orders_of_rows(implementation: str, count: int, kernel_size: int) -> None:
+    found = neighbour_map(random_voxels(count, 4 + count // 250, 1, seed=3), kernel_size=kernel_size)
     for parts in (1, kernel_size, kernel_size**2):
-        masks, ranks = row_ranks(found, parts, implementation=implementation)
-        assert masks.tolist() == [sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in found.tolist()]
+        made = order_rows(found, parts, 64, implementation=implementation)
+        assert {tensor.dtype for tensor in vars(made).values()} == {torch.int32}
+        assert made.table.shape[1] % 256 == 0
         bits = kernel_size**3 // parts
-        own = [(masks >> bits * part & (1 << bits) - 1) for part in range(parts)]
-        for part, rank in enumerate(ranks):
-            assert torch.equal(rank & (1 << bits) - 1, gray_to_binary(own[part]))
-            assert (rank >> bits == part).all()
-        order = torch.stack([torch.randperm(len(found)) + part * len(found) for part in range(parts)])
-        made = neighbour_table(found, masks, order, len(found) + 5, implementation=implementation)
-        assert made.order.dtype == made.table.dtype == made.masks.dtype == torch.int32
-        for part, rows in enumerate(order):
-            source = rows - part * len(found)
-            assert torch.equal(made.order[part].long(), source)
-            assert torch.equal(made.masks[part], own[part][source] << bits * part)
-            for v in range(part * bits, (part + 1) * bits):
-                assert torch.equal(made.table[v, : len(found)], found[source, v])
+        for part in range(parts):
+            own = found[:, part * bits : (part + 1) * bits]
+            mask = torch.tensor([sum(1 << v for v, row in enumerate(rows) if row >= 0) for rows in own.tolist()]).int()
+            order = made.order[part].long()
+            assert torch.equal(order, torch.sort(by_code(mask, code_bits(bits)), stable=True).indices)
+            assert torch.equal(made.masks[part], mask[order] << bits * part)
+            assert torch.equal(made.table[part * bits : (part + 1) * bits, : len(found)], own[order].T)
         assert (made.table[:, len(found) :] == -1).all()
+        offsets, counts = block_lists(made.masks, 64, implementation="reference")
+        assert torch.equal(made.offsets, offsets)
+        assert torch.equal(made.counts, counts)
+
+
+@pytest.mark.skipif("triton" not in IMPLEMENTATIONS, reason="needs Triton's interpreter")
+def test_triton_with_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of several tiles of rows, and separate launches."""
+    from trellis_kernels.neighbour_map import triton, triton_order
+
+    coords = random_voxels(2001, 12, 2, seed=5)
+    found = neighbour_map(coords, implementation="reference")
+    monkeypatch.setattr(triton_order, "UNITS", 3)
+    for small in (len(coords), len(coords) - 1):
+        monkeypatch.setattr(triton, "SMALL", small)
+        monkeypatch.setattr(triton_order, "SMALL", small)
+        assert torch.equal(neighbour_map(coords, implementation="triton"), found)
+        for parts in (1, 3):
+            made = vars(order_rows(found, parts, 128, implementation="triton"))
+            wanted = vars(order_rows(found, parts, 128, implementation="reference"))
+            assert all(torch.equal(made[name], wanted[name]) for name in wanted)
+
+
+def by_code(masks: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
+    """The Gray code of some bits of masks, in plain arithmetic: each bit is the parity of those from the top to it."""
+    bits = (masks[:, None] >> torch.tensor(places)) & 1
+    parity = bits.flip(1).cumsum(1).flip(1) % 2
+    return (parity << torch.arange(len(places))).sum(1)
 
 
 @pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
-@pytest.mark.parametrize(("count", "block"), [(0, 64), (1, 64), (300, 16), (1000, 256)])
+@pytest.mark.parametrize(("count", "block"), [(0, 64), (1, 64), (300, 16), (1000, 256), (1000, 2)])
 def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
     generator = torch.Generator().manual_seed(count)
     masks = torch.randint(0, 2**31 - 1, (count,), generator=generator).int()
@@ -94,15 +119,13 @@ def test_lists_of_blocks(implementation: str, count: int, block: int) -> None:
         union = [v for v in range(31) if any(m >> v & 1 for m in masks[k // blocks, begin : begin + block].tolist())]
         assert used == len(union)
         assert row == union + [0] * (32 - used)
-
-
-@pytest.mark.parametrize("implementation", ["reference", *(name for name in IMPLEMENTATIONS if name == "triton")])
-def test_many_rows_stay_in_runs(implementation: str) -> None:
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(0, 2, ((1 << 20) + 77, 3), generator=generator).int() - 1
-    masks, ranks = row_ranks(rows, implementation=implementation)
-    assert torch.equal(ranks[0] & 7, gray_to_binary(masks))
-    assert torch.equal(ranks[0] >> 3, torch.arange(len(rows)).int() >> 18)
+    visits, totals = blocks_by_offset(offsets, counts, 2, 30, implementation=implementation)
+    for v in range(30):
+        lists = offsets.tolist()[v // 15 * blocks : (v // 15 + 1) * blocks]
+        used = counts.tolist()[v // 15 * blocks : (v // 15 + 1) * blocks]
+        found = [k for k in range(blocks) if v in lists[k][: used[k]]]
+        assert visits[v].tolist() == found + [0] * (blocks - len(found))
+        assert totals[v] == len(found)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -127,7 +150,7 @@ def test_golden(shared: Path, implementation: str, dilation: int) -> None:
 def test_golden_codes(shared: Path, dilation: int) -> None:
     golden = load_file(shared / "golden/geometry/submanifold_conv3d.safetensors")
     case = {name.split(".", 1)[1]: value for name, value in golden.items() if name.startswith(f"d{dilation}.")}
-    mask = row_ranks(case["neighbor_map"])[0]
+    mask = neighbour_mask(case["neighbor_map"])
     assert torch.equal(mask, case["gray_code"])
     binary = gray_to_binary(mask)
     assert torch.equal(binary, case["binary_code"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from trellis_kernels.neighbour_map.op import child_map, neighbour_map
+from trellis_kernels.neighbour_map.op import child_coords, child_map, neighbour_map
 from trellis_kernels.sparse_conv.plan import ConvPlan, plan_conv
 from trellis_kernels.sparse_conv.reference import pick_children
 
@@ -134,12 +134,7 @@ class SpatialCache:
         if known is not None and torch.equal(known[0], mask):
             return known[1]
         slots = mask.flatten().nonzero().flatten()
-        octant = (slots % 8).int()
-        coords = self.coords.index_select(0, slots // 8)
-        coords[:, 1:] *= 2
-        for axis in range(3):
-            coords[:, axis + 1] += octant >> axis & 1
-        children = Children(slots=slots, cache=SpatialCache(coords))
+        children = Children(slots=slots, cache=SpatialCache(child_coords(self.coords, slots)))
         children.cache._parents, children.cache._slots = weakref.ref(self), slots
         self._memo["subdivision"] = (mask, children)
         return children

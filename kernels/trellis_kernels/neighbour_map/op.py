@@ -8,17 +8,21 @@ import torch
 
 from trellis_kernels.choice import CPU, REFERENCE, TRITON, choose
 from trellis_kernels.neighbour_map import reference
-from trellis_kernels.voxel_index.op import build_voxel_index, check_coords
+from trellis_kernels.voxel_index.op import check_coords, table_slots
 from trellis_kernels.voxel_index.reference import pack_offset, sort_keys
+
+ROW_PAD = 256  # tables are padded to whole blocks of up to this many rows
 
 
 @dataclass(frozen=True, eq=False)
 class OrderedMap:
-    """A neighbour map in the orders of G parts of its offsets."""
+    """A neighbour map in the orders of G parts of its offsets, and what blocks of rows in these orders visit."""
 
     table: torch.Tensor  # int32 [V, columns]: row v holds offset v of the rows in its part's order, -1 from N on
     order: torch.Tensor  # int32 [G, N]
     masks: torch.Tensor  # int32 [G, N] in this order, the part's bits alone
+    offsets: torch.Tensor  # int32 [G * blocks, 32] as `block_lists` makes them
+    counts: torch.Tensor  # int32 [G * blocks]
 
 
 def neighbour_map(
@@ -44,9 +48,19 @@ def neighbour_map(
     if chosen == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        index = build_voxel_index(coords, implementation=TRITON)
-        return triton.neighbour_map(index.keys, index.rows, kernel_size=kernel_size, dilation=dilation)
+        slots = table_slots(coords.shape[0], share=3)
+        return triton.neighbour_map(coords, slots, kernel_size=kernel_size, dilation=dilation)
     return reference.neighbour_map(coords, kernel_size=kernel_size, dilation=dilation)
+
+
+def child_coords(coords: torch.Tensor, slots: torch.Tensor, *, implementation: str = "auto") -> torch.Tensor:
+    """Voxels int32 [M, 4] of half the size: the children `slots` int64 [M], see `child_map`, of coords int32 [P, 4]."""
+    check_coords(coords)
+    if choose(implementation, coords.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.child_coords(coords.contiguous(), slots.contiguous())
+    return reference.child_coords(coords, slots)
 
 
 def child_map(
@@ -60,46 +74,26 @@ def child_map(
     """
     if parent_map.ndim != 2 or parent_map.shape[1] != 27 or parent_map.dtype != torch.int32:
         raise ValueError(f"parent_map must be int32 [P, 27], got {parent_map.dtype} {list(parent_map.shape)}")
-    rows = torch.full((8 * parent_map.shape[0],), -1, dtype=torch.int32, device=slots.device)
-    rows[slots] = torch.arange(slots.shape[0], dtype=torch.int32, device=slots.device)
     if choose(implementation, slots.device, (REFERENCE, TRITON)) == TRITON:
         from trellis_kernels.neighbour_map import triton
 
-        return triton.child_map(parent_map.contiguous(), rows, slots[part].contiguous())
-    return reference.child_map(parent_map, rows, slots[part])
+        return triton.child_map(parent_map.contiguous(), slots, part)
+    return reference.child_map(parent_map, reference.child_rows(slots, parent_map.shape[0]), slots[part])
 
 
-def row_ranks(
-    neighbours: torch.Tensor, parts: int = 1, *, implementation: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What groups the rows of a map int32 [N, V], V <= 31: masks int32 [N] and ranks int32 [G, N] of G parts.
+def order_rows(neighbours: torch.Tensor, parts: int, block: int, *, implementation: str = "auto") -> OrderedMap:
+    """Puts like rows of a map int32 [N, V], V <= 31, next to each other, separately for G equal parts of the offsets.
 
-    A row's mask has bit v set where neighbour v exists. Sorting the ranks of a part groups rows that are alike in its
-    V / G offsets: a rank is what the part's bits stand for as a Gray code word (F. Gray 1953), plus g << V / G for part
-    g, so that all ranks of a part are below those of the next. Where there is one part and very many rows, runs of them
-    stay apart instead, so that what neighbouring rows read is still in the cache: run r has r << V added, which wraps.
+    A row's mask in a part has bit v set where its neighbour v exists. Rows are sorted, keeping the order of equals, by
+    what bits of the mask stand for as a Gray code word (F. Gray 1953): all of them, or the 16 most telling ones of a
+    3x3x3 neighbourhood. `block`, a power of two up to ROW_PAD, is how many rows share a list of offsets.
     """
+    columns = -(-neighbours.shape[0] // ROW_PAD) * ROW_PAD
     if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
-        from trellis_kernels.neighbour_map import triton
+        from trellis_kernels.neighbour_map import triton_order
 
-        return triton.row_ranks(neighbours.contiguous(), parts)
-    masks = reference.neighbour_mask(neighbours)
-    return masks, reference.part_ranks(masks, parts, neighbours.shape[1] // parts)
-
-
-def neighbour_table(
-    neighbours: torch.Tensor, masks: torch.Tensor, order: torch.Tensor, columns: int, *, implementation: str = "auto"
-) -> OrderedMap:
-    """A map int32 [N, V] with offsets outermost, each part of them with rows in an order of its own.
-
-    masks: int32 [N]; order: int64 [G, N], for each of the G equal parts of consecutive offsets which row comes where,
-    with g * N added in part g; columns: how long the table's rows are, at least N.
-    """
-    if choose(implementation, neighbours.device, (REFERENCE, TRITON)) == TRITON:
-        from trellis_kernels.neighbour_map import triton
-
-        return OrderedMap(*triton.table(neighbours.contiguous(), masks, order, columns))
-    return OrderedMap(*reference.table(neighbours, masks, order, columns))
+        return OrderedMap(*triton_order.order_rows(neighbours.contiguous(), parts, columns, block))
+    return OrderedMap(*reference.order_rows(neighbours, parts, columns, block))
 
 
 def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,3 +107,18 @@ def block_lists(masks: torch.Tensor, block: int, *, implementation: str = "auto"
 
         return triton.block_lists(masks.contiguous(), block)
     return reference.block_lists(masks, block)
+
+
+def blocks_by_offset(
+    offsets: torch.Tensor, counts: torch.Tensor, parts: int, volume: int, *, implementation: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The other way round: which blocks have each of V kernel offsets, from what `block_lists` made for G parts.
+
+    Returns int32 [V, blocks], numbers of blocks in the order of the offset's part, ascending and 0 after the last, and
+    how many they are, int32 [V].
+    """
+    if choose(implementation, counts.device, (REFERENCE, TRITON)) == TRITON:
+        from trellis_kernels.neighbour_map import triton
+
+        return triton.blocks_by_offset(offsets, counts, parts, volume)
+    return reference.blocks_by_offset(offsets, counts, parts, volume)

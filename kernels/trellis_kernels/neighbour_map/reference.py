@@ -9,7 +9,10 @@ import torch
 from trellis_kernels.voxel_index.reference import find_keys, pack_offset, sort_keys
 
 LIST = 32  # entries of a block's list of kernel offsets
-MANY_ROWS, RUN_BITS = 1 << 20, 18  # 2^18 rows of 64 channels in 16 bits take 32 MiB, less than a large GPU's cache
+CUBE = 27
+# Of a 3x3x3 neighbourhood, the offsets that tell most, the least of them first: found by a search over voxel shells.
+# Blocks of 128 rows in the order of these 16 visit 0 to 5 % fewer offsets than in the order of all 27.
+TELLING = (16, 11, 2, 25, 21, 24, 1, 23, 26, 8, 12, 18, 0, 20, 4, 6)
 
 
 def kernel_offsets(kernel_size: int, dilation: int) -> list[tuple[int, int, int]]:
@@ -26,6 +29,23 @@ def neighbour_map(coords: torch.Tensor, *, kernel_size: int, dilation: int) -> t
         found = find_keys(keys, rows, keys + pack_offset(offset))
         out[rows, number] = torch.where(keys >= 0, found, -1).to(torch.int32)
     return out
+
+
+def child_coords(coords: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """int32 [P, 4], int64 [M] -> int32 [M, 4], see the door."""
+    octant = (slots % 8).int()
+    children = coords.index_select(0, slots // 8)
+    children[:, 1:] *= 2
+    for axis in range(3):
+        children[:, axis + 1] += octant >> axis & 1
+    return children
+
+
+def child_rows(slots: torch.Tensor, parents: int) -> torch.Tensor:
+    """int64 [M] parent row * 8 + child number -> int32 [8 * parents]: which row is in each slot, -1 for none."""
+    rows = torch.full((8 * parents,), -1, dtype=torch.int32, device=slots.device)
+    rows[slots] = torch.arange(slots.shape[0], dtype=torch.int32, device=slots.device)
+    return rows
 
 
 def child_map(parent_map: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
@@ -47,33 +67,34 @@ def neighbour_mask(neighbours: torch.Tensor) -> torch.Tensor:
     return ((neighbours >= 0) * bits).sum(dim=1, dtype=torch.int32)
 
 
-def table(
-    neighbours: torch.Tensor, masks: torch.Tensor, order: torch.Tensor, columns: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """int32 [N, V], int32 [N], int64 [G, N] -> the parts of an OrderedMap, see the door."""
-    (count, volume), parts = neighbours.shape, order.shape[0]
-    order = order - torch.arange(parts, device=order.device)[:, None] * count
-    out = torch.full((volume, columns), -1, dtype=torch.int32, device=neighbours.device)
-    for v in range(volume):
-        out[v, :count] = neighbours[order[v * parts // volume], v]
+def code_bits(bits: int) -> tuple[int, ...]:
+    """Which of so many bits of a mask make the code that rows are sorted by, the lowest first."""
+    return TELLING if bits == CUBE else tuple(range(min(bits, len(TELLING))))
+
+
+def codes(masks: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
+    """int32 [N]: what the bits of masks int32 [N] at these places, the lowest first, stand for as a Gray code word."""
+    word = torch.zeros_like(masks)
+    for k, place in enumerate(places):
+        word |= ((masks >> place) & 1) << k
+    return gray_to_binary(word)
+
+
+def order_rows(neighbours: torch.Tensor, parts: int, columns: int, block: int) -> tuple[torch.Tensor, ...]:
+    """int32 [N, V] -> table, order, masks, offsets and counts of an `OrderedMap`."""
+    count, volume = neighbours.shape
     bits = volume // parts
-    own = ((1 << bits) - 1) << (bits * torch.arange(parts, dtype=torch.int32, device=order.device))
-    return out, order.to(torch.int32), masks[order] & own[:, None]
-
-
-def part_ranks(masks: torch.Tensor, parts: int, bits: int) -> torch.Tensor:
-    """int32 [N] -> int32 [parts, N], see the door; `bits` offsets a part."""
-    shifts = torch.arange(parts, dtype=torch.int32, device=masks.device)[:, None]
-    words = (masks >> (shifts * bits)) & ((1 << bits) - 1)
-    groups = shifts
-    if runs_apart(parts, masks.shape[0]):
-        groups = torch.arange(masks.shape[0], dtype=torch.int32, device=masks.device)[None] >> RUN_BITS
-    return gray_to_binary(words) | groups << bits
-
-
-def runs_apart(parts: int, count: int) -> bool:
-    """Whether the order of the rows keeps runs of 2^RUN_BITS rows apart."""
-    return parts == 1 and count > MANY_ROWS
+    table = torch.full((volume, columns), -1, dtype=torch.int32, device=neighbours.device)
+    orders, masks = [], []
+    for first in range(0, volume, bits):
+        own = neighbours[:, first : first + bits]
+        mask = neighbour_mask(own)
+        order = torch.sort(codes(mask, code_bits(bits)), stable=True).indices
+        table[first : first + bits, :count] = own[order].T
+        orders.append(order.to(torch.int32))
+        masks.append(mask[order] << first)
+    ordered = torch.stack(masks)
+    return table, torch.stack(orders), ordered, *block_lists(ordered, block)
 
 
 def gray_to_binary(code: torch.Tensor) -> torch.Tensor:
@@ -91,3 +112,19 @@ def block_lists(masks: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Te
     counts = used.sum(dim=1, dtype=torch.int32)
     offsets = torch.where(used, bits, LIST).sort(dim=1).values
     return torch.where(offsets == LIST, 0, offsets), counts
+
+
+def blocks_by_offset(
+    offsets: torch.Tensor, counts: torch.Tensor, parts: int, volume: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """int32 [G * blocks, 32], int32 [G * blocks] -> int32 [V, blocks], int32 [V], see the door."""
+    blocks = len(counts) // parts
+    visits = torch.zeros((volume, blocks), dtype=torch.int32, device=counts.device)
+    totals = torch.zeros(volume, dtype=torch.int32, device=counts.device)
+    listed = torch.arange(LIST, device=counts.device) < counts[:, None]
+    for v in range(volume):
+        part = slice(v * parts // volume * blocks, (v * parts // volume + 1) * blocks)
+        found = ((offsets[part] == v) & listed[part]).any(dim=1).nonzero()[:, 0]
+        visits[v, : len(found)] = found.to(torch.int32)
+        totals[v] = len(found)
+    return visits, totals

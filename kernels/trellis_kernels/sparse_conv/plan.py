@@ -7,9 +7,8 @@ from functools import cached_property
 
 import torch
 
-from trellis_kernels.neighbour_map.op import OrderedMap, block_lists, neighbour_table, row_ranks
+from trellis_kernels.neighbour_map.op import OrderedMap, block_lists, blocks_by_offset, order_rows
 
-ROW_PAD = 256  # tables are padded to whole blocks of up to this many rows
 VISIT_ROWS = 64  # rows of a block where the weight gradient sums over blocks
 
 
@@ -40,8 +39,7 @@ class Parts:
     """
 
     map: OrderedMap
-    mask: torch.Tensor  # int32 [N]: bit v is set where neighbour v of a row exists
-    groupings: dict[int, Blocks] = field(default_factory=dict, repr=False)
+    groupings: dict[int, Blocks] = field(default_factory=dict, repr=False)  # by rows a block
     child_rows: dict[int, tuple[torch.Tensor, ChildRows]] = field(default_factory=dict, repr=False)  # by rows a block
 
     def blocks(self, rows: int) -> Blocks:
@@ -52,17 +50,9 @@ class Parts:
 
     @cached_property
     def visits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocks of VISIT_ROWS rows that have each kernel offset, int32 [V, blocks], and how many they are, int32 [V].
-
-        Blocks are numbered in the order of the offset's part, ascending; what follows the last one are the others.
-        """
-        parts, volume, blocks = self.map.order.shape[0], self.map.table.shape[0], self.blocks(VISIT_ROWS)
-        entry = torch.arange(blocks.offsets.shape[1], device=self.mask.device)
-        numbers = torch.where(entry < blocks.counts[:, None], blocks.offsets, len(entry) - 1).long()
-        used = torch.zeros(blocks.offsets.shape, dtype=torch.uint8, device=numbers.device).scatter_(1, numbers, 1)
-        by_offset = used[:, :volume].view(parts, -1, volume).sum(dim=0, dtype=torch.uint8).T.contiguous()
-        order = torch.sort(by_offset, dim=1, descending=True, stable=True).indices
-        return order.to(torch.int32), by_offset.sum(dim=1, dtype=torch.int32)
+        """Blocks of VISIT_ROWS rows that have each kernel offset, and how many they are: see `blocks_by_offset`."""
+        blocks = self.blocks(VISIT_ROWS)
+        return blocks_by_offset(blocks.offsets, blocks.counts, self.map.order.shape[0], self.map.table.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +69,15 @@ class ConvPlan:
 
         return torch.from_numpy(cpu.local_order(self.neighbours.contiguous().numpy()))
 
-    def parts(self, count: int) -> Parts:
-        """The rows in an order for each of `count` parts of the offsets; 1 where these cannot be parted equally."""
+    def parts(self, count: int, block: int) -> Parts:
+        """The rows in an order for each of `count` parts of the offsets; 1 where these cannot be parted equally.
+
+        The first call with a count also groups them in blocks of so many rows, which costs nothing then.
+        """
         count = count if self.neighbours.shape[1] % count == 0 else 1
         if count not in self.known:
-            mask, ranks = row_ranks(self.neighbours, count)
-            order = torch.sort(ranks.flatten(), stable=True).indices.view(ranks.shape)  # the parts one after another
-            columns = -(-len(mask) // ROW_PAD) * ROW_PAD
-            self.known[count] = Parts(neighbour_table(self.neighbours, mask, order, columns), mask)
+            ordered = order_rows(self.neighbours, count, block)
+            self.known[count] = Parts(ordered, {block: Blocks(ordered.offsets, ordered.counts)})
         return self.known[count]
 
 

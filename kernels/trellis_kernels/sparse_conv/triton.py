@@ -16,8 +16,8 @@ import triton.language as tl
 
 from trellis_kernels.choice import on_device
 from trellis_kernels.launch import power_of_two, programs
-from trellis_kernels.neighbour_map.op import block_lists
-from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ChildRows, ConvPlan, Parts
+from trellis_kernels.sparse_conv.plan import VISIT_ROWS, Blocks, ConvPlan, Parts
+from trellis_kernels.sparse_conv.triton_children import group_children
 
 PROGRAMS = 1056  # of the weight gradient, eight for each multiprocessor of a large GPU
 SUM_BLOCK = 1024  # numbers of one program of the small kernels
@@ -152,49 +152,6 @@ def weight_kernel(
     tl.store(partial + place, total.to(partial.dtype.element_ty), mask=(m < CO)[:, None] & (n < CI)[None, :])
 
 
-@triton.jit
-def child_places(ranks, parents, BLOCK: tl.constexpr):
-    """Of the eight child numbers: where their blocks of rows begin, how long these are, and their ranks before that."""
-    k = tl.arange(0, 8)
-    last = tl.load(ranks + (k + 1) * parents - 1)
-    before = tl.load(ranks + k * parents - 1, mask=k > 0, other=0)
-    size = (last - before + BLOCK - 1) // BLOCK * BLOCK
-    return tl.cumsum(size, axis=0) - size, size, before
-
-
-@triton.jit(do_not_specialize=["parents", "length"])
-def group_kernel(
-    rows, order, mask, ranks, target, column, masks, parents, length, BITS: tl.constexpr, BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
-):  # fmt: skip
-    """Puts children where `ChildRows` wants them; ranks int32 [G, 8, parents]: how many exist up to each."""
-    i = tl.program_id(0).to(tl.int64) * WIDE + tl.arange(0, WIDE)
-    part = tl.program_id(1).to(tl.int64)
-    number, c = i // parents, i % parents
-    inside = i < 8 * parents
-    parent = tl.load(order + part * parents + c, mask=inside, other=0).to(tl.int64)
-    child = tl.load(rows + parent * 8 + number, mask=inside, other=-1)
-    begin, _size, before = child_places(ranks + part * 8 * parents, parents, BLOCK)
-    own = tl.arange(0, 8)[None, :] == number[:, None]
-    shift = tl.sum(tl.where(own, (begin - before)[None, :], 0), axis=1)
-    rank = tl.load(ranks + part * 8 * parents + i, mask=inside, other=0)
-    place = part * length + rank - 1 + shift
-    exists = inside & (child >= 0)
-    bits = (((1 << BITS) - 1) << (part * BITS)).to(tl.int32)
-    tl.store(target + place, child, mask=exists)
-    tl.store(column + place, c.to(tl.int32), mask=exists)
-    tl.store(masks + place, tl.load(mask + parent, mask=exists, other=0) & bits, mask=exists)
-
-
-@triton.jit(do_not_specialize=["parents", "blocks"])
-def number_kernel(ranks, slot, parents, blocks, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """slot int32 [blocks]: the child number of each block of rows."""
-    b = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
-    begin, size, _before = child_places(ranks, parents, BLOCK)
-    over = (begin + size)[None, :] <= (b * BLOCK)[:, None]
-    tl.store(slot + b, tl.minimum(tl.sum(over.to(tl.int32), axis=1), 7), mask=b < blocks)
-
-
 def fit(channels: int, most: int) -> int:
     """The power of two from 16 to `most` that holds `channels`."""
     return min(most, max(16, power_of_two(channels)))
@@ -262,7 +219,7 @@ def forward(
     tile = tile or forward_tile(feats, count, outputs)
     if count == 0 or outputs == 0:
         return feats.new_empty((count, outputs))
-    parts = plan.parts(tile.parts)
+    parts = plan.parts(tile.parts, tile.rows)
     order = parts.map.order
     rows = Rows(order, order, order, parts.blocks(tile.rows), count)
     return run_forward(feats, weights, bias, parts, rows, tile, mirrored=mirrored)
@@ -281,7 +238,7 @@ def children_forward(
     if count == 0 or outputs == 0:
         return feats.new_empty((count, outputs))
     tile = tile or forward_tile(feats, count, outputs)
-    parts = plan.parts(tile.parts)
+    parts = plan.parts(tile.parts, tile.rows)
     known = parts.child_rows.get(tile.rows)
     if known is None or known[0] is not slots:
         known = parts.child_rows[tile.rows] = slots, group_children(parts, slots, tile.rows)
@@ -336,26 +293,6 @@ def run_forward(
     return out
 
 
-def group_children(parts: Parts, slots: torch.Tensor, block: int) -> ChildRows:
-    """Children `slots` (int64 [M] parent * 8 + child) by number, then by their parents' order."""
-    (groups, parents), count, device = parts.map.order.shape, slots.shape[0], slots.device
-    rows = torch.full((8 * parents,), -1, dtype=torch.int32, device=device)
-    rows[slots] = torch.arange(count, dtype=torch.int32, device=device)
-    exists = rows.view(parents, 8)[parts.map.order].transpose(1, 2) >= 0
-    ranks = exists.reshape(groups, -1).cumsum(1, dtype=torch.int32)
-    blocks = -(-count // block) + 8
-    target = torch.full((groups, blocks * block), -1, dtype=torch.int32, device=device)
-    column, masks = torch.zeros_like(target), torch.zeros_like(target)
-    slot = torch.empty(blocks, dtype=torch.int32, device=device)
-    with on_device(device):
-        group_kernel[(programs(8 * parents, SUM_BLOCK), groups)](
-            rows, parts.map.order, parts.mask, ranks, target, column, masks, parents, blocks * block,
-            BITS=parts.map.table.shape[0] // groups, BLOCK=block, WIDE=SUM_BLOCK,
-        )  # fmt: skip
-        number_kernel[(programs(blocks, SUM_BLOCK),)](ranks, slot, parents, blocks, BLOCK=block, WIDE=SUM_BLOCK)
-    return ChildRows(target, column, slot, Blocks(*block_lists(masks, block)))
-
-
 def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, tile: Tile | None = None) -> torch.Tensor:
     """feats [N, Ci], grad [N, Co] -> [Co, V, Ci] as weights are stored, in the dtype of feats."""
     (count, inputs), outputs, volume = feats.shape, grad.shape[1], plan.neighbours.shape[1]
@@ -364,7 +301,7 @@ def weight_gradient(feats: torch.Tensor, grad: torch.Tensor, plan: ConvPlan, til
     tile = tile or weight_tile(feats, outputs)
     tiles = programs(outputs, tile.rows) * programs(inputs, tile.columns)
     splits = max(1, min(PROGRAMS // (tiles * volume), count // 1024))
-    parts = plan.parts(tile.parts)
+    parts = plan.parts(tile.parts, VISIT_ROWS)
     visits, counts = parts.visits
     exact = torch.float32 if splits > 1 else feats.dtype
     partial = torch.empty((splits, outputs, volume, inputs), dtype=exact, device=feats.device)

@@ -11,7 +11,7 @@ from trellis_kernels.choice import on_device
 from trellis_kernels.launch import programs
 
 BLOCK = 256
-NO_ROW = tl.constexpr(2**31 - 1)
+NO_ROW = tl.constexpr(-1)
 NOBODY = tl.constexpr(-2)  # what no slot ever holds
 LIMIT = tl.constexpr(1 << 15)
 FACTOR = tl.constexpr(-7046029254386353131)  # 2^64 / golden ratio as a signed number (Knuth, TAOCP 3, section 6.4)
@@ -66,29 +66,31 @@ def load_key(coords, i, inside):
     return pack(b, x, y, z)
 
 
-@triton.jit(do_not_specialize=["count"])
-def pack_kernel(coords, keys, rows, count, mask, BLOCK: tl.constexpr):
-    """coords int32 [N, 4] -> keys int64 [N]; clears the slots int32 [mask + 1]."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(keys + i, load_key(coords, i, i < count), mask=i < count)
-    tl.store(rows + i, tl.full((BLOCK,), NO_ROW, tl.int32), mask=i <= mask)
+@triton.jit
+def insert(coords, keys, rows, mask, i, inside):
+    """Puts rows i of coords int32 [N, 4] into a table by compare and swap, and their keys int64 into `keys`.
 
-
-@triton.jit(do_not_specialize=["count"])
-def build_kernel(keys, rows, count, mask, BLOCK: tl.constexpr):
-    """Inserts by compare and swap; the lowest row of equal keys wins, so that answers do not depend on timing."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    key = tl.load(keys + i, mask=i < count, other=-1)
+    The lowest row of equal keys wins, so that answers do not depend on timing.
+    """
+    key = load_key(coords, i.to(tl.int64), inside)
+    tl.store(keys + i, key, mask=inside)
     slot = slot_of(key, mask)
     active = key >= 0
     while tl.max(active.to(tl.int32), axis=0) > 0:
         # A lane that is done swaps nothing: no slot holds NOBODY.
         old = tl.atomic_cas(rows + slot, tl.where(active, NO_ROW, NOBODY), tl.where(active, i, NOBODY))
         taken = active & (old != NO_ROW)
-        double = taken & (tl.load(keys + old, mask=taken, other=-1) == key)
+        double = taken & (load_key(coords, old.to(tl.int64), taken) == key)
         tl.atomic_min(rows + slot, i, mask=double)
         active = taken & ~double
         slot = tl.where(active, next_slot(slot, mask), slot)
+
+
+@triton.jit(do_not_specialize=["count"])
+def build_kernel(coords, keys, rows, count, mask, BLOCK: tl.constexpr):
+    """coords int32 [N, 4] -> keys int64 [N] and their rows in the slots int32 [mask + 1], which are empty before."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    insert(coords, keys, rows, mask, i, i < count)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -99,17 +101,19 @@ def lookup_kernel(keys, rows, query, out, count, mask, BLOCK: tl.constexpr):
     tl.store(out + i, row.to(tl.int64), mask=i < count)
 
 
+def empty_table(slots: int, device: torch.device) -> torch.Tensor:
+    """int32 [slots] without a row."""
+    return torch.full((slots,), NO_ROW.value, dtype=torch.int32, device=device)
+
+
 def build(coords: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
     """int32 [N, 4], a power of two >= 8 and > N -> keys int64 [N], rows int32 [slots]."""
     count = coords.shape[0]
     keys = torch.empty(count, dtype=torch.int64, device=coords.device)
-    rows = torch.empty(slots, dtype=torch.int32, device=coords.device)
-    with on_device(coords.device):
-        pack_kernel[(programs(max(count, slots), BLOCK),)](
-            coords.contiguous(), keys, rows, count, slots - 1, BLOCK=BLOCK
-        )
-        if count:
-            build_kernel[(programs(count, BLOCK),)](keys, rows, count, slots - 1, BLOCK=BLOCK)
+    rows = empty_table(slots, coords.device)
+    if count:
+        with on_device(coords.device):
+            build_kernel[(programs(count, BLOCK),)](coords.contiguous(), keys, rows, count, slots - 1, BLOCK=BLOCK)
     return keys, rows
 
 
