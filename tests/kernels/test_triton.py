@@ -44,10 +44,7 @@ from trellis_kernels.sparse_conv.triton import (  # noqa: E402
     weight_kernel,
 )
 from trellis_kernels.sparse_conv.triton_children import group_kernel  # noqa: E402
-from trellis_kernels.triton_barrier import (
-    ALL_AT_ONCE,
-    RESIDENT,
-)
+from trellis_kernels.triton_barrier import ALL_AT_ONCE, RESIDENT  # noqa: E402
 from trellis_kernels.voxel_index.triton import build_kernel, lookup_kernel  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
