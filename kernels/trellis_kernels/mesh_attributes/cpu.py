@@ -35,7 +35,7 @@ def slab_parts(
 
     vertices: float32 [V, 3] relative to the grid's corner; coords: int32 [M, 3] in lexicographic order.
     """
-    slices = slab_slices(cells)
+    slices = slab_slices(cells, len(faces))
     slabs = -(-int(cells[0]) // slices)
     starts, triangles = bin_triangles(vertices, faces, step, cells, slices)
     rows = [bisect_left(coords[:, 0], slab * slices) for slab in range(slabs + 1)]

@@ -26,12 +26,16 @@ from trellis_kernels.mesh_to_dual_grid.cpu_slab import (
 )
 from trellis_kernels.mesh_to_dual_grid.cpu_solve import solve_in_box
 
-SLAB_BYTES = 2 << 20  # bit map of a slab: stays in the second-level cache
+SLAB_BYTES = 2 << 20  # bit map of a slab: stays in the cache
+SLAB_FACES = 1 << 15  # of a slab where they lie evenly: what is known of each triangle stays in the cache
+LEAST_SLICES = 8  # thinner slabs would share most small triangles with their neighbours
 
 
-def slab_slices(n: np.ndarray) -> int:
-    """x-slices of a slab for a grid of n = (nx, ny, nz) cells."""
-    return int(min(max(SLAB_BYTES // (int(n[1]) * ((int(n[2]) + 63) // 64) * 8), 1), n[0]))
+def slab_slices(n: np.ndarray, faces: int) -> int:
+    """x-slices of a slab for a grid of n = (nx, ny, nz) cells and a mesh of so many faces."""
+    by_bits = SLAB_BYTES // (int(n[1]) * ((int(n[2]) + 63) // 64) * 8)
+    by_faces = max(int(n[0]) * SLAB_FACES // max(faces, 1), LEAST_SLICES)
+    return min(max(min(by_bits, by_faces), 1), int(n[0]))
 
 
 def mesh_to_dual_grid(
@@ -50,7 +54,7 @@ def mesh_to_dual_grid(
     vertices: float32 [V, 3] relative to the grid's corner; faces: int32 [F, 3]; step: float32 [3]; cells: int64 [3];
     weights: of the face, boundary and regularisation terms.
     """
-    slices = slab_slices(cells)
+    slices = slab_slices(cells, len(faces))
     slabs = -(-int(cells[0]) // slices)
     starts, triangles = bin_triangles(vertices, faces, step, cells, slices)
     labels = weld_labels(vertices) if weld else np.arange(len(vertices), dtype=np.int32)
