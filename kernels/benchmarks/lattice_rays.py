@@ -36,18 +36,24 @@ def ball(crossings: int, device: torch.device) -> tuple[Walls, torch.Tensor]:
 
 
 def cases(device: torch.device, rows: int) -> Iterator[Case]:
-    """Rays in directions spread at random."""
+    """Rays in directions spread at random, many and few."""
     walls, points = ball(3 * rows, device)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(DIRECTIONS, 3, generator=generator)
     steps = ((1 << 14) / direction).round().long().clamp(-(1 << 24), 1 << 24)
     steps = torch.where(steps == 0, 1, steps).to(device)
 
+    for chosen in (points, points[::8]):
+        yield one_case(chosen, steps, walls)
+
+
+def one_case(points: torch.Tensor, steps: torch.Tensor, walls: Walls) -> Case:
+    """Rays from these points."""
+
     def walk(name: str = "auto") -> torch.Tensor:
         return rays_out(points, steps, walls, limit=LIMIT, implementation=name)
 
-    name = f"{len(points) * len(steps):,} rays among {len(walls.edges):,} edges"
-    yield Case(name, walk, lambda: walk(REFERENCE))
+    return Case(f"{len(points) * len(steps):,} rays among {len(walls.edges):,} edges", walk, lambda: walk(REFERENCE))
 
 
 if __name__ == "__main__":
