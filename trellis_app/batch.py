@@ -24,6 +24,7 @@ import torch
 from trellis_app.devices import on_cpu
 from trellis_app.errors import EmptyAssetError, MachineError, TrellisError
 from trellis_app.export.sidecar import RunLog
+from trellis_app.footprint import footprint
 from trellis_app.memory import FINISH_GB, GB, free_gb, out_of_memory
 from trellis_app.parallel import parallel_loops_may_meet
 from trellis_app.pipeline import ImageTo3D
@@ -115,9 +116,7 @@ def finishing_workers(pipeline: ImageTo3D) -> int:
 def room_gb(pipeline: ImageTo3D) -> float:
     """What a GPU has beside the models that stay and two that come, whether they are there yet or not."""
     device, stays = pipeline.device, pipeline.plan.stays
-    sizes = {
-        key: pipeline.bundle.weight_bytes(key, device, pipeline.precision) for key in pipeline.bundle.config.models
-    }
+    sizes = footprint(pipeline.bundle, {}, device, pipeline.precision)
     staying = sum(size for key, size in sizes.items() if key in stays)
     coming = 2 * max((size for key, size in sizes.items() if key not in stays), default=0)
     taken = torch.cuda.memory_allocated(device)

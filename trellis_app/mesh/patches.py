@@ -123,24 +123,18 @@ def _grow(
         most = max(most, size[k, 0] * size[k, 1])
     contested, chunk = np.zeros(len(label), np.bool_), 4096
     chunks = (start[last] - start[first] + chunk - 1) // chunk
-    for job in prange(chunks):
-        cells = np.empty(most, np.int64)
-        for m in range(start[first] + job * chunk, min(start[first] + (job + 1) * chunk, start[last])):
-            f = member[m]
-            k = label[f]
-            if patch[f] == -1:
+    for draw in (True, False):
+        for job in prange(chunks):
+            cells = np.empty(most, np.int64)
+            for m in range(start[first] + job * chunk, min(start[first] + (job + 1) * chunk, start[last])):
+                f, k = member[m], label[member[m]]
+                if patch[f] != -1:
+                    continue
                 count = texels_in(corners[f], low[k], scale, offset[k] - offset[first], size[k, 0], cells)
                 for i in range(count):
-                    owner[cells[i]] = f
-    for job in prange(chunks):
-        cells = np.empty(most, np.int64)
-        for m in range(start[first] + job * chunk, min(start[first] + (job + 1) * chunk, start[last])):
-            f = member[m]
-            k = label[f]
-            if patch[f] == -1:
-                count = texels_in(corners[f], low[k], scale, offset[k] - offset[first], size[k, 0], cells)
-                for i in range(count):
-                    if owner[cells[i]] != f:
+                    if draw:
+                        owner[cells[i]] = f
+                    elif owner[cells[i]] != f:
                         contested[f] = contested[owner[cells[i]]] = True
     jobs = 64
     for job in prange(jobs):
