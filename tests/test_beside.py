@@ -3,12 +3,16 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from trellis_app.beside import Beside
+from trellis_app.export.finish import finish
 from trellis_app.heartbeat import StoppedError
-from trellis_app.types import Stage, StageEvent
+from trellis_app.settings import FinishOptions
+from trellis_app.types import FinishedAsset, OVoxel, Stage, StageEvent
+from trellis_app.warmup import leaky_vessel, voxel_sheet
 
 CPU = torch.device("cpu")
 
@@ -53,6 +57,24 @@ def test_two_workers_work_at_once_and_results_keep_their_order():
     with Beside(CPU, met, lead=2, workers=2) as beside:
         assert list(beside.take(1)) == list(beside.take(2)) == []
         assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
+
+
+def test_two_assets_finished_at_once_are_those_finished_alone():
+    assets = [voxel_sheet(), leaky_vessel()]
+
+    def finished(asset: OVoxel, notify, check) -> FinishedAsset:
+        *_, last = finish(asset, FinishOptions(faces=800, texture_size=128), check=check)
+        return last.asset
+
+    alone = [finished(asset, None, lambda: None) for asset in assets]
+    for _ in range(3):
+        with Beside(CPU, finished, lead=2, workers=2) as beside:
+            made = [one for asset in assets for one in beside.take(asset)] + list(beside.rest())
+        for one, expected in zip(made, alone, strict=True):
+            for name in ("vertices", "faces", "normals", "uvs", "colors"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(expected, name))
+            np.testing.assert_array_equal(one.textures.base_color, expected.textures.base_color)
+            np.testing.assert_array_equal(one.textures.normal, expected.textures.normal)
 
 
 def test_events_of_the_work_are_told_while_the_caller_waits():
