@@ -55,8 +55,8 @@ def test_two_workers_work_at_once_and_results_keep_their_order():
         return tripled(item, notify, check)
 
     with Beside(CPU, met, lead=2, workers=2) as beside:
-        assert list(beside.take(1)) == list(beside.take(2)) == []
-        assert [made for made in beside.rest() if isinstance(made, int)] == [3, 6]
+        beats = [*beside.take(1), *beside.take(2), *beside.rest()]  # a result may be ready as soon as both have met
+        assert [made for made in beats if isinstance(made, int)] == [3, 6]
 
 
 def test_two_assets_finished_at_once_are_those_finished_alone():
