@@ -108,7 +108,7 @@ def simplified_ball(paint: Paint = gradient, faces: int = 300) -> tuple[OVoxel, 
 @pytest.mark.parametrize("paint", [gradient, glass_top])
 def test_the_parallel_bake_is_the_serial_one(paint: Paint) -> None:
     asset, full, surface, atlas = simplified_ball(paint)
-    split, sampler = split_surface(surface, atlas.chart, atlas.uvs), with_detail(asset, full)
+    split, sampler = split_surface(surface, atlas.uvs), with_detail(asset, full)
     serial = bake(surface, atlas, sampler, size=SIZE, split=split)
     tensors = SplitMesh(*map(torch.from_numpy, (split.vertices, split.faces, split.normals, split.uvs)))
     parallel = gpu_bake.bake(tensors, sampler, size=SIZE)
@@ -128,7 +128,7 @@ def test_the_parallel_bake_is_the_serial_one(paint: Paint) -> None:
 
 def test_a_coarse_ball_with_its_normal_map_shades_like_the_fine_one() -> None:
     asset, full, surface, atlas = simplified_ball(faces=80)
-    split = split_surface(surface, atlas.chart, atlas.uvs)
+    split = split_surface(surface, atlas.uvs)
     texture = bake(surface, atlas, with_detail(asset, full), size=SIZE, split=split).textures.normal
     assert texture is not None
     tangents = vertex_tangents(split.vertices, split.faces, split.normals, split.uvs)
@@ -155,7 +155,7 @@ def test_what_cannot_be_seen_lends_no_colour() -> None:
         return np.where(seen[:, None], (0.2, 0.5, 0.3, 0.0, 0.5, 1.0), (1.0, 1.0, 1.0, 0.0, 0.5, 0.0))
 
     asset, full, surface, atlas = simplified_ball(holes)
-    split = split_surface(surface, atlas.chart, atlas.uvs)
+    split = split_surface(surface, atlas.uvs)
     baked = bake(surface, atlas, with_detail(asset, full), size=SIZE, split=split)
     assert baked.textures.alpha_mode == "MASK"
     seen = baked.textures.base_color[..., 3] >= 26

@@ -51,27 +51,25 @@ def mesh_of(surface: Surface, device: str) -> Mesh:
     return Mesh(torch.from_numpy(surface.vertices).to(device), torch.from_numpy(surface.faces).to(device))
 
 
-def split_on(device: str, surface: Surface, chart: np.ndarray, uvs: np.ndarray) -> gpu_normals.SplitMesh:
+def split_on(device: str, surface: Surface, uvs: np.ndarray) -> gpu_normals.SplitMesh:
     mesh = mesh_of(surface, device)
-    chart_, uvs_ = (torch.from_numpy(x).to(device) for x in (chart, uvs))
-    return gpu_normals.split_mesh(mesh, half_edge_partners(mesh.faces), chart_, uvs_)
+    return gpu_normals.split_mesh(mesh, half_edge_partners(mesh.faces), torch.from_numpy(uvs).to(device))
 
 
-def unwrapped(name: str) -> tuple[Surface, np.ndarray, np.ndarray]:
+def unwrapped(name: str) -> tuple[Surface, np.ndarray]:
     surface = SHAPES[name]()
-    atlas = unwrap(surface, texture_size=256)
-    return surface, atlas.chart, atlas.uvs
+    return surface, unwrap(surface, texture_size=256).uvs
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_split_vertices_and_normals_are_the_serial_ones(name: str, device: str) -> None:
-    surface, chart, uvs = unwrapped(name)
-    serial, parallel = split_surface(surface, chart, uvs), split_on(device, surface, chart, uvs).on_cpu()
+    surface, uvs = unwrapped(name)
+    serial, parallel = split_surface(surface, uvs), split_on(device, surface, uvs).on_cpu()
     for field in ("vertices", "faces", "uvs"):
         np.testing.assert_array_equal(getattr(parallel, field), getattr(serial, field))
     np.testing.assert_allclose(parallel.normals, serial.normals, atol=1e-5)
-    again = split_on(device, surface, chart, uvs)
+    again = split_on(device, surface, uvs)
     assert again.normals.cpu().numpy().tobytes() == parallel.normals.tobytes()
 
 
@@ -88,8 +86,8 @@ def test_the_limit_counts_as_in_the_serial_one(degrees: float) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_tangents_are_the_serial_ones(name: str, device: str) -> None:
-    surface, chart, uvs = unwrapped(name)
-    split = split_on(device, surface, chart, uvs)
+    surface, uvs = unwrapped(name)
+    split = split_on(device, surface, uvs)
     parallel, arrays = gpu_normals.vertex_tangents(split).cpu().numpy(), split.on_cpu()
     serial = vertex_tangents(arrays.vertices, arrays.faces, arrays.normals, arrays.uvs)
     np.testing.assert_allclose(parallel, serial, atol=1e-5)

@@ -16,7 +16,8 @@ from trellis_app.mesh.gpu.overlap import later_faces
 from trellis_app.mesh.packing import outline_masks, pack
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.surface import Surface, components, edge_table, partners_across
-from trellis_app.mesh.unwrap import Atlas, unwrap
+from trellis_app.mesh.texel_use import texel_use
+from trellis_app.mesh.unwrap import Atlas, unwrap, without_overlap
 from trellis_app.mesh.xatlas_unwrap import xatlas_uvs
 
 SIZE = 256
@@ -90,6 +91,27 @@ def combs() -> Surface:
     return Surface(np.concatenate(vertices).astype(np.float32), np.concatenate(faces).astype(np.int32))
 
 
+def straws() -> Surface:
+    """Many thin rods of several lengths, each cut into its long sides."""
+    rods = []
+    for k in range(400):
+        rod = trimesh.creation.cylinder(0.006, 0.06 + 0.03 * (k % 7), sections=4).subdivide()
+        rods.append(rod.apply_translation((0.05 * (k % 20), 0.05 * (k // 20), 0.0)))
+    return surface_of(trimesh.util.concatenate(rods))
+
+
+def test_straws_unroll_and_use_the_atlas() -> None:
+    surface = straws()
+    atlas = unwrap(surface, texture_size=512)
+    face, count = coverage(atlas, 512)
+    assert count.max() == 1
+    assert (face >= 0).mean() > 0.62
+    assert atlas.chart.max() + 1 < 2 * 400
+    assert atlas.margin >= 1
+    turn = np.cross(atlas.uvs[:, 1] - atlas.uvs[:, 0], atlas.uvs[:, 2] - atlas.uvs[:, 0])
+    assert (turn <= 1e-9).all()
+
+
 def test_hollow_charts_use_the_atlas_too() -> None:
     surface = combs()
     atlas = unwrap(surface, texture_size=512)
@@ -129,6 +151,22 @@ def test_charts_are_connected_and_share_uvs_inside() -> None:
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     corner = atlas.uvs.reshape(-1, 2)
     assert np.array_equal(corner[first][inverse.reshape(-1)], corner)
+
+
+def test_unrolled_charts_hang_together() -> None:
+    surface = straws()
+    atlas = unwrap(surface, texture_size=512)
+    partner = partners_across(surface, edge_table(surface))
+    half = np.flatnonzero(partner >= 0)
+    other = partner[half]
+    corner = atlas.uvs.reshape(-1, 2)
+    begins = (corner[half] == corner[other - other % 3 + (other + 1) % 3]).all(axis=1)
+    ends = (corner[half - half % 3 + (half + 1) % 3] == corner[other]).all(axis=1)
+    joined = begins & ends
+    assert (atlas.chart[half[joined] // 3] == atlas.chart[other[joined] // 3]).all()
+    edges = np.stack([half[joined] // 3, other[joined] // 3], axis=1)
+    labels = trimesh.graph.connected_component_labels(edges, node_count=len(surface.faces))
+    assert labels.max() + 1 == atlas.chart.max() + 1
 
 
 def test_texels_are_spread_evenly() -> None:
@@ -234,6 +272,22 @@ def test_no_input_breaks_it(make: Callable[[], Surface]) -> None:
     assert np.isfinite(atlas.uvs).all()
     assert (atlas.chart >= 0).all()
     assert coverage(atlas, SIZE)[1].max() <= 1
+
+
+def test_no_arithmetic_finds_an_overlap() -> None:
+    size, step = 1024, 1.0 / (1024 * 4096)
+    rng = np.random.default_rng(0)
+    middle = (8.0 * np.stack(np.meshgrid(np.arange(1, 120), np.arange(1, 120)), axis=-1).reshape(-1, 2) + 0.5) / size
+    left = np.array([[0, -2], [0, 2], [-3, 0]]) / size
+    pairs = np.stack([middle[:, None] + left, middle[:, None] - left], axis=1)
+    pairs[..., 0] += step * rng.uniform(-1.5, 1.5, (len(pairs), 2, 1))  # the upright edges pass a texel centre closely
+    uvs = pairs.reshape(-1, 3, 2).astype(np.float32)
+    atlas = without_overlap(Atlas(np.arange(len(uvs), dtype=np.int32), uvs), size, torch.device("cpu"))
+    corners = np.arange(3 * len(uvs), dtype=np.int32).reshape(-1, 3)
+    assert texel_use(uvs.reshape(-1, 2), corners, size).shared > 1000
+    assert texel_use(atlas.uvs.reshape(-1, 2), corners, size).shared == 0
+    assert not len(later_faces(torch.from_numpy(atlas.uvs), size))
+    assert (atlas.uvs[:, 0] != atlas.uvs[:, 1]).any(axis=1).mean() > 0.5
 
 
 def test_overlap_is_found_by_drawing_twice() -> None:

@@ -120,12 +120,12 @@ def _baked(
     """The mesh with the vertices that its charts and creases need, and its textures."""
     size, alpha, normal_map = options.texture_size, options.alpha, options.normal_map
     if mesh.faces.is_cuda:
-        chart, uvs = (torch.from_numpy(x).to(mesh.faces.device) for x in (atlas.chart, atlas.uvs))
-        parted = split_mesh(mesh, half_edge_partners(mesh.faces), chart, uvs)
+        uvs = torch.from_numpy(atlas.uvs).to(mesh.faces.device)
+        parted = split_mesh(mesh, half_edge_partners(mesh.faces), uvs)
         baked = gpu_bake.bake(parted, sampler, size=size, alpha=alpha, normal_map=normal_map, check=check)
         return parted.on_cpu(), baked
     surface = _on_cpu(mesh)
-    split = split_surface(surface, atlas.chart, atlas.uvs, partner=atlas.partner)
+    split = split_surface(surface, atlas.uvs, partner=atlas.partner)
     frame = split if normal_map else None
     return split, cpu_bake.bake(surface, atlas, sampler, size=size, alpha=alpha, split=frame, check=check)
 

@@ -14,7 +14,26 @@ from trellis_app.mesh.patches import claimed, members, texels_in
 _PAD = 24  # texels that a chart may grow on each side
 _LEAST, _MOST = 0.2, 4.0  # flat area of a face over its true area
 _LONGEST = 3.0  # most that an edge may be stretched
-_CELL = 32  # texels along the cells in which a chart is drawn where a face wants to join it
+CELL = 32  # texels along the cells in which a chart is drawn where a face wants to join it
+
+
+@njit(cache=True, nogil=True)
+def turned_flat(vertices: np.ndarray, face: np.ndarray, fresh: int, out: np.ndarray) -> None:
+    """Place the corner `fresh` of a face in out [3, 2] where it comes to lie when turned about the other two."""
+    i, j = (fresh + 1) % 3, (fresh + 2) % 3
+    dot, square, reach = 0.0, 0.0, 0.0
+    for k in range(3):
+        along = np.float64(vertices[face[j], k]) - vertices[face[i], k]
+        to = np.float64(vertices[face[fresh], k]) - vertices[face[i], k]
+        dot += along * to
+        square += along * along
+        reach += to * to
+    share = dot / max(square, 1e-30)
+    height = np.sqrt(max(reach - share * dot, 0.0))
+    x, y = out[j, 0] - out[i, 0], out[j, 1] - out[i, 1]
+    length = max(np.sqrt(x * x + y * y), 1e-30)
+    out[fresh, 0] = out[i, 0] + share * x - height * y / length
+    out[fresh, 1] = out[i, 1] + share * y + height * x / length
 
 
 @njit(cache=True, nogil=True)
@@ -35,25 +54,12 @@ def _fold_out(vertices: np.ndarray, face: np.ndarray, marked: np.ndarray, place:
         return 3
     if known < 2:
         return -1
-    i, j = (fresh + 1) % 3, (fresh + 2) % 3
-    dot, square, reach = 0.0, 0.0, 0.0
-    for k in range(3):
-        along = np.float64(vertices[face[j], k]) - vertices[face[i], k]
-        to = np.float64(vertices[face[fresh], k]) - vertices[face[i], k]
-        dot += along * to
-        square += along * along
-        reach += to * to
-    share = dot / max(square, 1e-30)
-    height = np.sqrt(max(reach - share * dot, 0.0))
-    x, y = out[j, 0] - out[i, 0], out[j, 1] - out[i, 1]
-    length = max(np.sqrt(x * x + y * y), 1e-30)
-    out[fresh, 0] = out[i, 0] + share * x - height * y / length
-    out[fresh, 1] = out[i, 1] + share * y + height * x / length
+    turned_flat(vertices, face, fresh, out)
     return fresh
 
 
 @njit(cache=True, nogil=True)
-def _keeps_shape(vertices: np.ndarray, face: np.ndarray, flat: np.ndarray, area: float) -> bool:
+def keeps_shape(vertices: np.ndarray, face: np.ndarray, flat: np.ndarray, area: float) -> bool:
     """Whether a face laid flat keeps about its area and its edges."""
     a, b = flat[1] - flat[0], flat[2] - flat[0]
     ratio = 0.5 * (a[0] * b[1] - a[1] * b[0]) / max(area, 1e-30)
@@ -70,13 +76,13 @@ def _keeps_shape(vertices: np.ndarray, face: np.ndarray, flat: np.ndarray, area:
 
 
 @njit(cache=True, nogil=True)
-def _by_cell(
+def by_cell(
     corners: np.ndarray, faces: np.ndarray, low: np.ndarray, scale: float, columns: int, lines: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Faces grouped by the cells of a grid of columns x lines that their boxes touch: int64 [cells + 1] into int32."""
     start = np.zeros(columns * lines + 1, np.int64)
     for f in faces:
-        left, right, bottom, top = _cells_of(corners[f], low, scale)
+        left, right, bottom, top = cells_of(corners[f], low, scale)
         for y in range(bottom, top + 1):
             for x in range(left, right + 1):
                 start[y * columns + x + 1] += 1
@@ -84,7 +90,7 @@ def _by_cell(
         start[k + 1] += start[k]
     fill, listed = start[:-1].copy(), np.empty(start[-1], np.int32)
     for f in faces:
-        left, right, bottom, top = _cells_of(corners[f], low, scale)
+        left, right, bottom, top = cells_of(corners[f], low, scale)
         for y in range(bottom, top + 1):
             for x in range(left, right + 1):
                 listed[fill[y * columns + x]] = f
@@ -93,18 +99,18 @@ def _by_cell(
 
 
 @njit(cache=True, nogil=True)
-def _cells_of(corners: np.ndarray, low: np.ndarray, scale: float) -> tuple[int, int, int, int]:
+def cells_of(corners: np.ndarray, low: np.ndarray, scale: float) -> tuple[int, int, int, int]:
     """First and last column, first and last row of the cells that the box of a face [3, 2] touches."""
     left, right = min(corners[0, 0], corners[1, 0], corners[2, 0]), max(corners[0, 0], corners[1, 0], corners[2, 0])
     bottom, top = min(corners[0, 1], corners[1, 1], corners[2, 1]), max(corners[0, 1], corners[1, 1], corners[2, 1])
     return (
-        int((left - low[0]) * scale) // _CELL, int((right - low[0]) * scale) // _CELL,
-        int((bottom - low[1]) * scale) // _CELL, int((top - low[1]) * scale) // _CELL,
+        int((left - low[0]) * scale) // CELL, int((right - low[0]) * scale) // CELL,
+        int((bottom - low[1]) * scale) // CELL, int((top - low[1]) * scale) // CELL,
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def _host_of(
+def host_of(
     faces: np.ndarray, corners: np.ndarray, chart: np.ndarray, members: np.ndarray, host: int, marked: np.ndarray,
     place: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
@@ -151,24 +157,24 @@ def _absorb(
                     tail += 1
         if tail == 0:
             continue
-        mine, low, high = _host_of(faces, corners, chart, member[start[host] : start[host + 1]], host, marked, place)
+        mine, low, high = host_of(faces, corners, chart, member[start[host] : start[host + 1]], host, marked, place)
         low -= _PAD / scale
         high += _PAD / scale
         width, rows = int((high[0] - low[0]) * scale) + 2, int((high[1] - low[1]) * scale) + 2
         if width * rows > len(owner):  # hosts have numbers of their own: what an earlier one wrote may stay
             owner, cells = np.full(width * rows, -1, np.int32), np.empty(width * rows, np.int64)
-        columns, lines = width // _CELL + 1, rows // _CELL + 1
-        first, listed = _by_cell(corners, mine, low, scale, columns, lines)
+        columns, lines = width // CELL + 1, rows // CELL + 1
+        first, listed = by_cell(corners, mine, low, scale, columns, lines)
         drawn, head = np.zeros(columns * lines, np.bool_), 0
         while head < tail:
             g = queue[head]
             head += 1
             fresh = _fold_out(vertices, faces[g], marked, place, host, flat)
-            if fresh < 0 or not _keeps_shape(vertices, faces[g], flat, area[g]):
+            if fresh < 0 or not keeps_shape(vertices, faces[g], flat, area[g]):
                 continue
             if fresh < 3 and not (low[0] < flat[fresh, 0] < high[0] and low[1] < flat[fresh, 1] < high[1]):
                 continue
-            left, right, bottom, top = _cells_of(flat, low, scale)
+            left, right, bottom, top = cells_of(flat, low, scale)
             for y in range(bottom, top + 1):
                 for k in range(y * columns + left, y * columns + right + 1):
                     if not drawn[k]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trellis_app.mesh.flat_charts import FlatCharts, divided
-from trellis_app.mesh.packing import MANY, Packing, least_side, outline_masks, pack
+from trellis_app.mesh.flat_charts import FlatCharts, connected, divided, upright
+from trellis_app.mesh.packing import MANY, Packing, least_side, outline_masks, pack, pack_closely
+from trellis_app.mesh.surface import Surface
+from trellis_app.mesh.unroll import unrolled
 from trellis_app.progress import Check, go_on
 
 EXPECTED_USE = 0.70  # of the atlas
@@ -17,6 +19,9 @@ _LIKELY = 1.05  # side that many charts need, over the least side that could do
 _BULKY, _HOLLOW, _LONG = 0.015, 0.55, 0.45  # of the atlas, of a chart's box, of the atlas' side
 _FILLING, _PIECE = (0.12, 0.25), 0.06  # parts of the whole area that may fall into small pieces; of the atlas' side
 _FINE, _FINEST = 683.0, 1024.0  # blocks along the side where the margin is a whole number of blocks
+_HALVES = 2048.0  # the same at most of very many charts: half a texel each where the texture is small
+_STRIPS = 1000  # charts; so many are small beside their margins, and worth the time of closer packing
+_UNROLLED = 500.0  # charts with at most so many texels unroll onto others
 _LEAST_MARGIN = 0.25  # of the one wanted
 _LARGEST = 1.15  # side in blocks over the expected one, at most
 
@@ -28,6 +33,7 @@ class Room:
     area: float  # of the surface, world units
     texels: int  # along the side of the atlas
     margin: float  # texels wanted between charts
+    fine: float  # texels a world unit at which overlap is looked for
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,13 @@ class Fitted:
 
 
 def fit(
-    flat: FlatCharts, room: Room, partner: np.ndarray, areas: np.ndarray, *, check: Check = go_on
+    flat: FlatCharts, room: Room, surface: Surface, partner: np.ndarray, areas: np.ndarray, *, check: Check = go_on
 ) -> tuple[FlatCharts, Fitted]:
-    """Pack the charts with the margin wanted where that leaves enough of the atlas to them, else cut and with less.
+    """Pack the charts with the margin wanted where that leaves enough of the atlas to them, else change them.
 
-    partner int [3 F] (surface.partners_across); areas float64 [F] of the faces. Returns the charts as they were packed.
+    Hollow and long ones are cut; many small ones unroll onto each other; all keep less margin. Then
+    a vertex may have two places in a chart. partner int [3 F] (surface.partners_across); areas float64 [F] of the
+    faces. Returns the charts as they were packed.
     """
     found, whole = _packed(flat, room, check), flat
     for share in _FILLING if len(whole.filled) < MANY else (0.0,):
@@ -58,15 +66,28 @@ def fit(
             flat, found = finer, tried
     if found.use >= _ENOUGH_USE:
         return flat, found
-    cell = _cells(flat, found, _FILLING[0])
-    finer = divided(flat, cell, partner, areas) if np.isfinite(cell).any() else flat
-    for gap in (2, 1):
-        tried = _packed_finely(finer, room, gap, check)
-        if tried.use > found.use:
-            flat, found = finer, tried
+    many = len(flat.filled) >= _STRIPS
+    finer = _fewer(flat, room, surface, partner, areas) if many else flat
+    cell = _cells(finer, found, _FILLING[0])
+    if np.isfinite(cell).any():
+        finer = divided(finer, cell, partner, areas)
+    blocks = min(max(20.0 * float(np.sqrt(len(finer.filled))), _FINE), _FINEST, float(room.texels))
+    halves = min(2.0 * room.texels / _LARGEST, _HALVES)
+    for side, gap in ((blocks, 2), (max(blocks, halves), 2) if many else (blocks, 1)):
         if found.use >= _ENOUGH_USE:
             break
+        tried = _packed_finely(finer, room, side, gap, many=many, check=check)
+        if tried.use > found.use:
+            flat, found = finer, tried
     return flat, found
+
+
+def _fewer(flat: FlatCharts, room: Room, surface: Surface, partner: np.ndarray, areas: np.ndarray) -> FlatCharts:
+    """The charts after small ones were unrolled onto larger ones beside them."""
+    texels = room.texels * float(np.sqrt(EXPECTED_USE / room.area))  # a world unit
+    mesh = surface.vertices, surface.faces, areas, partner
+    made = unrolled(mesh, flat.corners, flat.chart, scale=room.fine, largest=_UNROLLED / texels**2)
+    return upright(made[0], connected(*made, partner), partner, areas)
 
 
 def _packed(flat: FlatCharts, room: Room, check: Check) -> Fitted:
@@ -84,14 +105,13 @@ def _packed(flat: FlatCharts, room: Room, check: Check) -> Fitted:
     return Fitted(packing, scale, margin, covered / packing.side**2)
 
 
-def _packed_finely(flat: FlatCharts, room: Room, gap: int, check: Check) -> Fitted:
+def _packed_finely(flat: FlatCharts, room: Room, blocks: float, gap: int, *, many: bool, check: Check) -> Fitted:
     """Pack small blocks, `gap` of them between charts: outlines are tighter, and no part of a margin is rounded up."""
-    count = len(flat.filled)
-    blocks = min(max(20.0 * float(np.sqrt(count)), _FINE), _FINEST, float(room.texels))
     margin = min(max(gap * room.texels / (_LARGEST * blocks), _LEAST_MARGIN * room.margin), room.margin)
     scale = blocks * float(np.sqrt(EXPECTED_USE / room.area))
     covered = float(flat.filled.sum()) * scale**2
-    packing = pack(outline_masks(flat, scale), texels=room.texels, margin=margin, check=check)
+    way = pack_closely if many else pack
+    packing = way(outline_masks(flat, scale), texels=room.texels, margin=margin, check=check)
     return Fitted(packing, scale, margin, covered / packing.side**2)
 
 

@@ -26,13 +26,24 @@ class FlatCharts:
 
 
 @njit(cache=True, nogil=True)
+def _meet(corners: np.ndarray, half: int, other: int) -> bool:
+    """Whether a half-edge lies where the one across it lies, that is, is no seam."""
+    f, g = half // 3, other // 3
+    for i in range(2):
+        for k in range(2):
+            if corners[f, (half + i) % 3, k] != corners[g, (other + 1 - i) % 3, k]:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _rim(corners: np.ndarray, faces: np.ndarray, chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """Where the half-edges begin that bound a chart with these faces, float64 [n, 2]."""
+    """Where the half-edges begin that bound a chart with these faces or are seams, float64 [n, 2]."""
     out, count = np.empty((3 * len(faces), 2)), 0
     for f in faces:
         for c in range(3):
             other = partner[3 * f + c]
-            if other < 0 or chart[other // 3] != chart[f]:
+            if other < 0 or chart[other // 3] != chart[f] or not _meet(corners, 3 * f + c, other):
                 out[count, 0], out[count, 1] = corners[f, c, 0], corners[f, c, 1]
                 count += 1
     return out[:count]
@@ -113,6 +124,18 @@ def upright(corners: np.ndarray, chart: np.ndarray, partner: np.ndarray, area: n
 
 
 @njit(cache=True, nogil=True)
+def connected(corners: np.ndarray, chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """Parts of the charts that hang together where they lie, int32 [F] numbered by their first face."""
+    parent = np.arange(len(chart))
+    for h in range(len(partner)):
+        other = partner[h]
+        if other > h and chart[h // 3] == chart[other // 3] and _meet(corners, h, other):
+            a, b = find_root(parent, h // 3), find_root(parent, other // 3)
+            parent[max(a, b)] = min(a, b)
+    return number_roots(parent)
+
+
+@njit(cache=True, nogil=True)
 def _pieces(corners: np.ndarray, chart: np.ndarray, cell: np.ndarray, partner: np.ndarray) -> np.ndarray:
     """Connected parts of connected charts int32 [F] within cells, int32 [F] numbered by their first face."""
     parent, first = np.arange(len(chart)), np.full(len(cell), -1)
@@ -131,7 +154,7 @@ def _pieces(corners: np.ndarray, chart: np.ndarray, cell: np.ndarray, partner: n
         other = partner[h]
         if other > h and cell[chart[h // 3]] < np.inf:
             f, g = h // 3, other // 3
-            if chart[f] == chart[g] and place[f] == place[g]:
+            if chart[f] == chart[g] and place[f] == place[g] and _meet(corners, h, other):
                 a, b = find_root(parent, f), find_root(parent, g)
                 parent[max(a, b)] = min(a, b)
     return number_roots(parent)

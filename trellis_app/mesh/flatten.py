@@ -9,9 +9,9 @@ import numpy as np
 from numba import njit, prange
 
 from trellis_app.mesh.absorb import absorb
-from trellis_app.mesh.flat_charts import FlatCharts, upright
+from trellis_app.mesh.flat_charts import FlatCharts, connected, upright
 from trellis_app.mesh.patches import grow_patches, members, numbered
-from trellis_app.mesh.surface import Surface, area_vectors, find_root, number_roots
+from trellis_app.mesh.surface import Surface, area_vectors, find_root
 from trellis_app.progress import Check, go_on
 
 CRUMB = 400.0  # charts with less than this many texels fold out onto larger neighbours
@@ -242,16 +242,4 @@ def lay_flat(
     corners[lost] = corners[lost, :1]
     final[lost] = count + np.arange(len(lost), dtype=np.int32)
     absorb(surface.vertices, surface.faces, corners, final, partner, area, texels, CRUMB / texels**2)
-    return upright(corners, _parts(final, partner), partner, area)
-
-
-@njit(cache=True, nogil=True)
-def _parts(chart: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """Connected parts of the charts, int32 [F] numbered by their first face."""
-    parent = np.arange(len(chart))
-    for h in range(len(partner)):
-        other = partner[h]
-        if other > h and chart[h // 3] == chart[other // 3]:
-            a, b = find_root(parent, h // 3), find_root(parent, other // 3)
-            parent[max(a, b)] = min(a, b)
-    return number_roots(parent)
+    return upright(corners, connected(corners, final, partner), partner, area)

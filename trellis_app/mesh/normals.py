@@ -141,20 +141,23 @@ def crease_normals(
 
 
 @njit(cache=True, nogil=True)
-def _split(group: np.ndarray, chart: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(vertex int32 [F, 3], one corner int32 [V] of each): a vertex for each pair of group and chart."""
+def _split(group: np.ndarray, uvs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(vertex int32 [F, 3], one corner int32 [V] of each): a vertex for each pair of group and UV [F, 3, 2]."""
     first = np.full(count, -1, np.int32)  # the first vertex of each group, the others follow in a list
-    after, of_chart = np.full(group.size, -1, np.int32), np.empty(group.size, np.int32)
+    after = np.full(group.size, -1, np.int32)
     vertex, corner = np.empty(group.shape, np.int32), np.empty(group.size, np.int32)
     fresh = 0
     for f in range(len(group)):
         for c in range(3):
             v, last = first[group[f, c]], -1
-            while v >= 0 and of_chart[v] != chart[f]:
+            while v >= 0:
+                g, d = corner[v] // 3, corner[v] % 3
+                if uvs[g, d, 0] == uvs[f, c, 0] and uvs[g, d, 1] == uvs[f, c, 1]:
+                    break
                 v, last = after[v], v
             if v < 0:
                 v = fresh
-                of_chart[v], corner[v] = chart[f], 3 * f + c
+                corner[v] = 3 * f + c
                 if last < 0:
                     first[group[f, c]] = v
                 else:
@@ -164,15 +167,10 @@ def _split(group: np.ndarray, chart: np.ndarray, count: int) -> tuple[np.ndarray
     return vertex, corner[:fresh].copy()
 
 
-def split_surface(
-    surface: Surface, chart: np.ndarray, uvs: np.ndarray, *, partner: np.ndarray | None = None
-) -> SplitSurface:
-    """The surface with one vertex for each distinct crease group and chart.
-
-    chart int32 [F]; uvs float32 [F, 3, 2], alike at the corners that a vertex and a chart share.
-    """
+def split_surface(surface: Surface, uvs: np.ndarray, *, partner: np.ndarray | None = None) -> SplitSurface:
+    """The surface with one vertex for each distinct crease group and UV, float32 [F, 3, 2]."""
     groups, normals = crease_normals(surface, partner=partner)
-    faces, corner = _split(groups, np.ascontiguousarray(chart, dtype=np.int32), len(normals))
+    faces, corner = _split(groups, np.ascontiguousarray(uvs, dtype=np.float32), len(normals))
     return SplitSurface(
         surface.vertices[surface.faces.reshape(-1)[corner]],
         faces,

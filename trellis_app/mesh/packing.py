@@ -19,6 +19,7 @@ _THOROUGH = 24  # so many charts look for a place from the bottom, later ones wh
 _CLASSES = 24  # size classes along each side
 MANY = 300  # charts; so many fill every hole, fewer depend on the order in which they come
 _MANY_RATIO, _FEW_RATIO, _STEP = 1.03, 1.16, 0.02  # sides tried first, in parts of the least one that could do
+_CLOSE_RATIO, _CLOSE_STEP = 1.05, 0.01  # the same of close packing
 _SMALL = (6.0, 24.0)  # texels; charts not larger than these keep a quarter and a half of the margin
 
 
@@ -198,18 +199,22 @@ def _lowest_bit(value: int) -> int:
 @njit(cache=True, nogil=True)
 def _find_place(
     free: np.ndarray, words: np.ndarray, first: int, shape: tuple[int, int], key: np.ndarray,
-    rise: tuple[int, int], side: int, runs: np.ndarray,
+    rise: tuple[int, int], side: int, rows_known: tuple[np.ndarray, np.ndarray],
 ) -> tuple[int, int]:  # fmt: skip
     """Lowest (y within the inclusive `rise`, then x) where an outline of `shape` (rows, width) fits, or (-1, -1).
 
     key (row, first bit, length) is its longest run: where that fits, the rest is tried, from the row on that was in the
-    way at the place before.
+    way at the place before. rows_known: room for a row, and int64 [side] no row has a longer free run than so much.
     """
     rows, width = shape
-    across = (width + 63) // 64
-    hindrance = 0
+    runs, widest = rows_known
+    across, hindrance = (width + 63) // 64, 0
     for y in range(rise[0], rise[1] + 1):
-        if not _free_runs(free[y + key[0], : len(runs)], key[2], runs):
+        row = y + key[0]
+        if widest[row] < key[2]:
+            continue
+        if not _free_runs(free[row, : len(runs)], key[2], runs):
+            widest[row] = key[2] - 1
             continue
         for i in range(len(runs)):
             value = runs[i]
@@ -267,7 +272,7 @@ def _fill_square(
     free[:, :across] = ~np.uint64(0)
     if side % 64:
         free[:, across - 1] = ~(~np.uint64(0) << np.uint64(side % 64))
-    runs = np.empty(across, np.uint64)
+    runs, widest = np.empty(across, np.uint64), np.full(side, side)
     passed = np.zeros((_CLASSES, _CLASSES), np.int64)  # below these rows charts of such a size found no place
     for rank in range(len(order)):
         k = order[rank]
@@ -282,7 +287,8 @@ def _fill_square(
             wide_class = min(int(2.5 * np.log2(width)), _CLASSES - 1)
             low = passed[high_class, wide_class] if rank >= _THOROUGH else 0
             last = best_top - 1 - rows
-            y, x = _find_place(free, words, start[k, turn], (rows, width), keys[k, turn], (low, last), side, runs)
+            rise, key = (low, last), keys[k, turn]
+            y, x = _find_place(free, words, start[k, turn], (rows, width), key, rise, side, (runs, widest))
             passed[high_class, wide_class] = max(y, low) if y >= 0 else max(low, best_top - rows)
             if y >= 0:
                 best_top, best_x, best_y, best_turn = y + rows, x, y, turn
@@ -337,6 +343,22 @@ def _tried(masks: Masks, sides: np.ndarray, orders: np.ndarray, texels: int, mar
         return None
     best = np.flatnonzero(fits)[np.argmin(sides[fits])]
     return Packing(places[best, :, :2], places[best, :, 2], int(sides[best]))
+
+
+def pack_closely(masks: Masks, *, texels: int, margin: float, check: Check = go_on) -> Packing:
+    """As `pack` for many charts: the least side that holds them to within a hundredth, those of most area first."""
+    ideal, order = least_side(masks, texels=texels, margin=margin), np.ones(4, np.int64)
+    ratio, step = _CLOSE_RATIO, 4 * _CLOSE_STEP
+    found: Packing | None = None
+    while found is None:
+        check()
+        sides = (ideal * (ratio + step * np.arange(4))).astype(np.int64) + 1
+        found = _tried(masks, sides, order, texels, margin)
+        ratio += 4 * step
+        step *= 1.5
+    check()
+    sides = found.side - (ideal * _CLOSE_STEP * np.arange(1, 4)).astype(np.int64)
+    return _tried(masks, sides, order[:3], texels, margin) or found
 
 
 def pack(masks: Masks, *, texels: int, margin: float, check: Check = go_on) -> Packing:

@@ -26,13 +26,14 @@ _CRUMB_TEXELS = 150.0  # charts with less area than this many texels are merged 
 _THIN = 0.04  # area over extent squared below which a surface counts as larger than it is: needles are no atlas
 _FINEST = 6144.0  # texels along the surface at which overlap is looked for
 _SNAP = 4096  # steps a texel of the rasteriser
+_EXACT = 2**24  # steps along [0, 1] that float32 holds exactly
 
 
 @dataclass(frozen=True)
 class Atlas:
     """UVs of a surface by face corner."""
 
-    chart: np.ndarray  # int32 [F] chart of each face
+    chart: np.ndarray  # int32 [F] chart of each face; a vertex may have two places in one, on either side of a seam
     uvs: np.ndarray  # float32 [F, 3, 2] in [0, 1], row 0 of the texture at v = 0
     margin: float = 0.0  # texels kept between any two charts larger than 24 texels
     partner: np.ndarray | None = None  # int64 [3 F] the half-edge across each (surface.partners_across), where known
@@ -68,6 +69,17 @@ def _covered_twice(uvs: np.ndarray, size: int) -> np.ndarray:
                     again[f] |= taken[row, column]
                     taken[row, column] = True
     return again
+
+
+@njit(cache=True, nogil=True)
+def _snapped(uvs: np.ndarray, steps: int) -> np.ndarray:
+    """UVs float32 [F, 3, 2] at whole numbers of `steps` along [0, 1]."""
+    out = np.empty(uvs.shape, np.float32)
+    for f in range(len(uvs)):
+        for c in range(3):
+            for k in range(2):
+                out[f, c, k] = np.rint(np.float64(uvs[f, c, k]) * steps) / steps
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -112,7 +124,7 @@ def unwrap(
     if method == "xatlas":
         made = xatlas_uvs(surface, texture_size=texture_size, margin=margin, seconds=_XATLAS_SECONDS, check=check)
         if made is not None:
-            return _without_overlap(Atlas(*made, margin), texture_size, device)
+            return without_overlap(Atlas(*made, margin), texture_size, device)
     areas = face_areas(surface)
     used = np.zeros(len(surface.vertices), dtype=bool)
     used[surface.faces.reshape(-1)] = True
@@ -130,15 +142,19 @@ def unwrap(
     check()
     fine = min(2.0 * texels, _FINEST / longest)
     flat = lay_flat(surface, label, partner, texels=fine, check=check)
-    flat, found = fit(flat, Room(area, texture_size, margin), partner, areas, check=check)
+    flat, found = fit(flat, Room(area, texture_size, margin, fine), surface, partner, areas, check=check)
     packing, scale = found.packing, found.scale
     uvs = _placed(flat.corners, flat.chart, flat.extent, packing.offset, packing.turns, scale, packing.side)
-    return _without_overlap(Atlas(flat.chart, uvs, found.margin, partner), texture_size, device)
+    return without_overlap(Atlas(flat.chart, uvs, found.margin, partner), texture_size, device)
 
 
-def _without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
-    """The few faces that still share a texel centre at the final size shrink to a point and become charts."""
-    uvs, chart = atlas.uvs, atlas.chart
+def without_overlap(atlas: Atlas, size: int, device: torch.device) -> Atlas:
+    """The few faces that still share a texel centre at the final size shrink to a point and become charts.
+
+    First UVs are snapped to a grid, which float32 holds exactly where the size is a power of two: else a corner beside
+    a texel centre by a rounding error would be on one side of it here and on the other where a texture is drawn.
+    """
+    uvs, chart = _snapped(atlas.uvs, min(_SNAP * size, _EXACT)), atlas.chart
     while True:
         if device.type == "cuda":
             again = later_faces(torch.from_numpy(uvs).to(device), size).cpu().numpy()

@@ -1,6 +1,6 @@
 """Shading normals, split vertices and tangents on a GPU: mesh/normals.py and mesh/tangents.py as tensor operations.
 
-Mesh, charts ─smooth fans▶ groups of corners ─sums▶ normals ─split▶ SplitMesh ─▶ tangents; on any device
+Mesh, UVs ─smooth fans▶ groups of corners ─sums▶ normals ─split▶ SplitMesh ─▶ tangents; on any device
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class SplitMesh:
         return SplitSurface(vertices, faces, normals, uvs)
 
 
-def split_mesh(mesh: Mesh, partner: torch.Tensor, chart: torch.Tensor, uvs: torch.Tensor) -> SplitMesh:
-    """As mesh.normals.split_surface: one vertex for each distinct crease group and chart, in the same order.
+def split_mesh(mesh: Mesh, partner: torch.Tensor, uvs: torch.Tensor) -> SplitMesh:
+    """As mesh.normals.split_surface: one vertex for each distinct crease group and UV, in the same order.
 
-    partner: int64 [3 F] the half-edge across each half-edge or -1; chart int [F]; uvs float32 [F, 3, 2].
+    partner: int64 [3 F] the half-edge across each half-edge or -1; uvs float32 [F, 3, 2].
     """
     group, normals = crease_normals(mesh, partner)
-    first = first_alike(chart.long().repeat_interleave(3) * len(normals) + group)
+    u, v = (uvs.reshape(-1, 2) + 0.0).view(torch.int32).long().unbind(dim=1)  # + 0.0: one zero, and its bits
+    first = first_alike(first_alike((u << 32) | v) * len(normals) + group)
     vertex, _ = numbered(first)
     corner = (first == torch.arange(len(first), device=first.device)).nonzero()[:, 0]
     return SplitMesh(
