@@ -13,7 +13,7 @@ from trellis_app.mesh.health import report
 from trellis_app.mesh.modes import prepare_surface
 from trellis_app.mesh.repair import repair
 from trellis_app.mesh.simplify import simplify
-from trellis_app.mesh.surface import Surface, face_cross
+from trellis_app.mesh.surface import Surface, components, edge_table, face_cross
 from trellis_app.mesh.survey import random_cases
 
 
@@ -85,6 +85,24 @@ def test_nothing_happens_within_the_budget_and_parts_go_when_none_can_shrink() -
     small = simplify(surface_of(crowd), 20)
     assert len(small.faces) <= 20
     assert report(small.vertices, small.faces).watertight
+
+
+def test_a_surface_of_too_many_parts_spends_its_budget() -> None:
+    """A thousand crumbs cannot share a thousand faces; what is left spends them."""
+    noise = next(case for case in random_cases(41) if case.name == "noise 40")
+    crumbs = prepare_surface(noise.surface, "single", voxel=noise.voxel)
+    assert components(crumbs, edge_table(crumbs)).max() > 1000
+    assert 980 <= len(simplify(crumbs, 1000).faces) <= 1000
+
+
+def test_leaves_stay_beside_a_few_solids() -> None:
+    leaf = trimesh.Trimesh([(0, 0, 0), (0.01, 0, 0), (0, 0.01, 0)], [(0, 1, 2)])
+    places = np.random.default_rng(1).uniform(-0.4, 0.4, (820, 3))
+    leaves = [leaf.copy().apply_translation(place) for place in places[:800]]
+    rings = [trimesh.creation.torus(0.03, 0.01, 12, 8).apply_translation(place) for place in places[800:]]
+    small = simplify(surface_of(trimesh.util.concatenate(leaves + rings)), 1000)
+    assert 980 <= len(small.faces) <= 1000
+    assert components(small, edge_table(small)).max() > 700
 
 
 def test_same_input_same_output() -> None:

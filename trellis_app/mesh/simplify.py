@@ -23,6 +23,7 @@ _APART = 0.01  # how far cut vertices move apart, relative to the mean side of a
 # faces again, so the last rounds aim below the target.
 _EXCESSES = (0.5, 0.25, 0.1, 0.03, 0.0, -1.0, -3.0, -10.0)
 _FEWEST_CUT = 100  # below this target a part keeps its tunnels and may stay above it
+_LEAST_SOLID = 4  # faces that a closed part keeps
 _PART = 16_000  # faces of a part
 _SHIFT = 0.37  # parts meet elsewhere in every second pass
 _WHOLE = 1.6  # parts are left alone once there are so many times the target's faces
@@ -116,8 +117,8 @@ def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
     """At most `target` faces (4 or more), as close to the surface as collapsing edges gets; no-op if it has no more.
 
     Manifold edges stay manifold, borders stay borders, no face turns over. Where a surface is so full of tunnels that
-    it cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where parts cannot shrink
-    any further (each needs a few faces), the smallest parts are dropped. Deterministic, whatever the number of cores.
+    it cannot shrink that far, tunnels are pinched shut and the surface is cut apart there; where there are more parts
+    than the faces suffice for (each needs a few), the smallest are dropped. Deterministic, on any number of cores.
     check: called at least every few tenths of a second; it raises to stop.
     """
     if len(surface.faces) <= target:
@@ -128,6 +129,9 @@ def simplify(surface: Surface, target: int, *, check: Check = go_on) -> Surface:
             return surface
         if target < _FEWEST_CUT:
             break
+        surface = _drop_hopeless_parts(surface, target)
+        if len(surface.faces) <= target:
+            return surface
         goal = max(target + int(excess * (len(surface.faces) - target)), target // 2)
         pinched = _without_doubles(_collapsed(surface, goal, tunnels=True, check=check))
         surface = separate(pinched, apart=_APART * _mean_side(pinched)).compacted()
@@ -181,12 +185,25 @@ def _without_doubles(surface: Surface) -> Surface:
     return surface.keep_faces(keep)
 
 
-def _drop_smallest_parts(surface: Surface, target: int) -> Surface:
+def _by_area(surface: Surface) -> tuple[np.ndarray, np.ndarray]:
+    """(part of each face, parts from the largest to the smallest)."""
     part = components(surface, edge_table(surface), across_non_manifold=True)
     area = np.bincount(part, weights=np.linalg.norm(face_cross(surface), axis=1))
-    order = np.argsort(-area, kind="stable")
-    fits = np.cumsum(np.bincount(part)[order]) <= target
+    return part, np.argsort(-area, kind="stable")
+
+
+def _drop_hopeless_parts(surface: Surface, target: int) -> Surface:
+    """Without the smallest parts, as far as even four faces of each part are too many."""
+    return _drop_smallest_parts(surface, target, most=_LEAST_SOLID)
+
+
+def _drop_smallest_parts(surface: Surface, target: int, *, most: int | None = None) -> Surface:
+    """Without the smallest parts: the rest has no more than `target` faces, counting at most so many of each."""
+    part, order = _by_area(surface)
+    fits = np.cumsum(np.bincount(part)[order].clip(max=most)) <= target
+    if fits.all():
+        return surface
     fits[0] = True
-    keep = np.zeros(len(area), dtype=bool)
+    keep = np.zeros(len(order), dtype=bool)
     keep[order[fits]] = True
     return surface.keep_faces(keep[part]).compacted()
