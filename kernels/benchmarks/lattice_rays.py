@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 from benchmarks.workload import Case, benchmark
 from trellis_kernels.choice import REFERENCE
-from trellis_kernels.lattice_rays.op import Walls, rays_out
+from trellis_kernels.lattice_rays.op import Walls, ray_reach
 
-GRAIN, POINTS, DIRECTIONS, LIMIT = 8, 4000, 12, 400
+GRAIN, POINTS, SETS, DIRECTIONS, LIMIT = 8, 20000, 5, 12, 400
 
 
 def ball(crossings: int, device: torch.device) -> tuple[Walls, torch.Tensor]:
@@ -39,7 +39,7 @@ def cases(device: torch.device, rows: int) -> Iterator[Case]:
     """Rays in directions spread at random, many and few."""
     walls, points = ball(3 * rows, device)
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(DIRECTIONS, 3, generator=generator)
+    direction = torch.randn(SETS, DIRECTIONS, 3, generator=generator)
     steps = ((1 << 14) / direction).round().long().clamp(-(1 << 24), 1 << 24)
     steps = torch.where(steps == 0, 1, steps).to(device)
 
@@ -51,9 +51,11 @@ def one_case(points: torch.Tensor, steps: torch.Tensor, walls: Walls) -> Case:
     """Rays from these points."""
 
     def walk(name: str = "auto") -> torch.Tensor:
-        return rays_out(points, steps, walls, limit=LIMIT, implementation=name)
+        return ray_reach(points, steps, walls, limit=LIMIT, implementation=name)
 
-    return Case(f"{len(points) * len(steps):,} rays among {len(walls.edges):,} edges", walk, lambda: walk(REFERENCE))
+    return Case(
+        f"{len(points) * steps.shape[1]:,} rays among {len(walls.edges):,} edges", walk, lambda: walk(REFERENCE)
+    )
 
 
 if __name__ == "__main__":

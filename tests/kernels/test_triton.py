@@ -149,7 +149,7 @@ CASES = [
     Case("own", own_kernel, "*i32 *i32 *i32 *u8 *i32 *u8 i32", dict(LANES=32), WARP),
     Case("planes", planes_kernel, "*fp32 *i32 *i64 *i64 *fp32 i32 fp32", dict(LANES=32), WARP),
     Case("cross", cross_kernel, "*i64 *i32 *i64 *i32 *i64 *fp64 *i32 *u8 i32 i32 i32 i32", CROSSED, WARP),
-    Case("walk", walk_kernel, "*i64 *i64 *i64 *u8 *u8" + 10 * " i32", dict(LANES=32), WARP),
+    Case("walk", walk_kernel, "*i64 *i64 *i64 *u8 *u8" + 11 * " i32", dict(LANES=32), WARP),
     Case("keys", keys_kernel, "*fp32 *fp32 *i32 *i8 *fp32 *i64 i32", KEYS, {}),
     Case("least", least_kernel, "*i32 *i64 i64 *i64 i32", dict(BLOCK=128), {}),
     Case("near", near_kernel, "*i32 *i64 *i64 i32", dict(BLOCK=128), {}),

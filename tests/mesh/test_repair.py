@@ -7,8 +7,8 @@ import trimesh
 
 from tests.voxel_shapes import ball, decoded, ring, signed_volume, surface_of, voxel_asset
 from trellis_app.mesh.health import report
-from trellis_app.mesh.orient import orient_outward
 from trellis_app.mesh.repair import clean, fill_holes, remove_small_components, repair, separate
+from trellis_app.mesh.settling import orient_outward
 from trellis_app.mesh.surface import Surface, edge_table
 from trellis_app.types import DualGrid, OVoxel
 

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from trellis_app.mesh.hidden import hidden_parts, looked_at
 from trellis_app.mesh.intersections import self_intersections
-from trellis_app.mesh.orient import HIDDEN
-from trellis_app.mesh.sides import open_sides
 from trellis_app.mesh.surface import Edges, Surface, components, edge_table, find_root, split_corners, weld_vertices
 from trellis_app.mesh.texel_use import texel_use
 
@@ -31,7 +30,7 @@ class HealthReport:
     non_manifold_vertices: int = 0  # vertices where surfaces only touch
     flipped_share: float | None = None  # of the area that has open air on one side: how much faces away from it
     self_intersections: int | None = None  # pairs of faces that cut through each other
-    inner_shells: int | None = None  # parts that the open air does not reach
+    inner_shells: int | None = None  # parts that cannot be seen from outside
     uv_overlap: float | None = None  # of the covered texels: how many belong to several faces
     uv_use: float | None = None  # of all texels: how many are covered
     texels_per_face: float | None = None  # mean
@@ -118,7 +117,7 @@ def report(
     inconsistent = int((start[edges.halves[two]] == start[edges.halves[two + 1]]).sum())
     boundary, crowded = int((counts == 1).sum()), int((counts > 2).sum())
     closed = boundary == crowded == inconsistent == 0
-    flipped, inner = _sides(surface, part, leaks=not closed) if deep and len(faces) else (None, None)
+    flipped, inner = _sides(surface, edges, part, leaks=not closed) if deep and len(faces) else (None, None)
     use = texel_use(texture.uvs, faces, min(texture.size, _RASTER)) if texture is not None and len(faces) else None
     texels = 0 if use is None or texture is None else use.covered * (texture.size**2 / use.texels)
     return HealthReport(
@@ -167,10 +166,9 @@ def _touching_vertices(surface: Surface, edges: Edges) -> int:
     return int((fans > 1).sum())
 
 
-def _sides(surface: Surface, part: np.ndarray, *, leaks: bool) -> tuple[float, int]:
-    """(share of the area that faces away from the open air, parts that it does not reach)."""
+def _sides(surface: Surface, edges: Edges, part: np.ndarray, *, leaks: bool) -> tuple[float, int]:
+    """(share of the area that faces away from the open air, parts that cannot be seen from it)."""
     extent = float(np.ptp(surface.vertices[surface.faces.reshape(-1)], axis=0).max())
-    sides = open_sides(surface, voxel=max(extent, 1e-12) / _LATTICE, leaks=leaks)
-    crossed, reached = np.bincount(part, weights=sides.crossed), np.bincount(part, weights=sides.reached)
+    hidden, sides = looked_at(surface, edges, part, voxel=max(extent, 1e-12) / _LATTICE, leaks=leaks)
     away = sides.inward.sum() / max(int((sides.inward + sides.outward).sum()), 1)
-    return float(away), int((reached < HIDDEN * crossed).sum())
+    return float(away), int(hidden_parts(hidden, part).sum())

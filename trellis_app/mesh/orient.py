@@ -1,10 +1,10 @@
-"""One consistent, outward winding, and no surface that the open air does not reach.
+"""One consistent, outward winding.
 
 A decoded dual grid winds its quads by axis, not by inside and outside. Faces are joined into patches across manifold
 edges with a parity for every face. Then the lattice tells, for each face that crosses one of its edges, which of its
 sides the open air reaches (lattice.py): faces reached on one side vote for it, faces reached on both sides vote for the
-one from which the lattice line leaves without meeting another face. Patches reached on neither side are inner shells
-and partition walls: they are dropped.
+one from which the lattice line leaves without meeting another face. Of patches reached on neither side, rays tell
+inner shells and partition walls, which go, from what is seen (hidden.py).
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import numpy as np
 from numba import njit
 from trellis_kernels.leaf import leaf
 
-from trellis_app.mesh.sides import Sides, open_sides
-from trellis_app.mesh.surface import Edges, Surface, components, edge_table, face_areas, face_cross, find_root
-from trellis_app.progress import Check, go_on
+from trellis_app.mesh.sides import Sides
+from trellis_app.mesh.surface import Edges, Surface, face_cross, find_root
 
-HIDDEN = 0.05  # a patch is dropped if the open air reaches less of it
+HIDDEN = 0.05  # a patch that the open air reaches less of is doubtful: rays from it decide
 REGION = 100  # lattice crossings that a region of a patch needs to be turned by itself
 SURE = 20  # weight of a crossing with air on one side over one with air on both
-SCRAP = 0.001  # of the whole area: open parts smaller than this are torn off scraps
 ROUNDS = 12  # of spreading wishes to neighbours
 
 
@@ -97,11 +95,15 @@ def turned(surface: Surface, turn: np.ndarray) -> Surface:
     return Surface(surface.vertices, faces)
 
 
-def hidden_faces(label: np.ndarray, sides: Sides) -> np.ndarray:
-    """Faces bool [F] of the patches or parts (label int [F]) that the open air hardly reaches; none if all are."""
+def unreached(label: np.ndarray, sides: Sides) -> np.ndarray:
+    """Faces bool [F] of the patches or parts (label int [F]) that the open air hardly reaches."""
     crossed, reached = np.bincount(label, weights=sides.crossed), np.bincount(label, weights=sides.reached)
-    hidden = (reached < HIDDEN * crossed)[label]
-    return np.zeros_like(hidden) if hidden.all() else hidden
+    return (reached < HIDDEN * crossed)[label]
+
+
+def total_votes(label: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Sums of votes (float64 [F], multiples of 0.01) by label (int [F]), times 100: exact, also in a tie."""
+    return np.rint(100 * np.bincount(label, weights=votes)).astype(np.int64)
 
 
 def outward(surface: Surface, edges: Edges, sides: Sides) -> np.ndarray:
@@ -112,8 +114,7 @@ def outward(surface: Surface, edges: Edges, sides: Sides) -> np.ndarray:
     """
     patch, turn = patches_by_winding(surface, edges)
     vote = SURE * (sides.outward - sides.inward) + sides.vote
-    total = np.bincount(patch, weights=np.where(turn, -vote, vote))
-    turn = turn ^ (total < 0)[patch]
+    turn = turn ^ (total_votes(patch, np.where(turn, -vote, vote)) < 0)[patch]
     wish = np.where(turn, sides.inward - sides.outward, sides.outward - sides.inward)
     if -wish[wish < 0].sum() < REGION:
         return turn
@@ -153,51 +154,3 @@ def opposed_regions(first: np.ndarray, second: np.ndarray, wish: np.ndarray) -> 
         if mark[f] < 0 and total[root] >= REGION:
             region[f] = root
     return region
-
-
-def settled(surface: Surface, *, voxel: float, crumb: float, check: Check = go_on) -> Surface:
-    """The parts of a cut, consistently wound surface that the air reaches and that have an area of at least `crumb`
-    (world units squared): closed ones with positive volume, open ones as they are seen best."""
-    if not len(surface.faces):
-        return surface
-    sides = open_sides(surface, voxel=voxel, check=check)
-    edges = edge_table(surface)
-    part = components(surface, edges)
-    closed = np.ones(int(part.max()) + 1, dtype=bool)
-    closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
-    check()
-    away = np.bincount(part, weights=SURE * (sides.outward - sides.inward) + sides.vote) < 0
-    inverted = np.where(closed, _volumes(surface, part) < 0, away)
-    drop = hidden_faces(part, sides)
-    area = np.bincount(part, weights=np.where(drop, 0.0, face_areas(surface)))
-    least = np.where(closed, crumb, max(crumb, SCRAP * float(area.sum())))
-    drop |= (area < np.minimum(least, area.max()))[part]
-    surface = turned(surface, inverted[part])
-    return surface.keep_faces(~drop) if drop.any() else surface
-
-
-@njit(cache=True, nogil=True)
-def _six_volumes(vertices: np.ndarray, faces: np.ndarray, cross: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    out = np.empty(len(faces))
-    for f in range(len(faces)):
-        a = faces[f, 0]
-        out[f] = 0.0
-        for k in range(3):
-            out[f] += (vertices[a, k] - middle[k]) * cross[f, k]
-    return out
-
-
-def _volumes(surface: Surface, part: np.ndarray) -> np.ndarray:
-    """Signed volume of each part, float64 [P] (times six); meaningful where it is closed."""
-    middle = surface.vertices.mean(axis=0, dtype=np.float64)
-    return np.bincount(part, weights=_six_volumes(surface.vertices, surface.faces, face_cross(surface), middle))
-
-
-def orient_outward(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
-    """Drop hidden patches and wind the rest consistently and outward."""
-    if not len(surface.faces):
-        return surface
-    sides = open_sides(surface, voxel=voxel, check=check)
-    seen = ~hidden_faces(patches_by_winding(surface, edge_table(surface))[0], sides)
-    surface, sides = surface.keep_faces(seen), sides.picked(seen)
-    return turned(surface, outward(surface, edge_table(surface), sides))

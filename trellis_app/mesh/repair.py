@@ -8,8 +8,9 @@ import numpy as np
 from numba import njit
 
 from trellis_app.mesh.air import open_air
-from trellis_app.mesh.hidden import hidden_regions
-from trellis_app.mesh.orient import hidden_faces, outward, settled, turned
+from trellis_app.mesh.hidden import hidden_faces
+from trellis_app.mesh.orient import outward, turned
+from trellis_app.mesh.settling import settled
 from trellis_app.mesh.sides import Sides, sides_of
 from trellis_app.mesh.surface import (
     Edges,
@@ -25,9 +26,10 @@ from trellis_app.progress import Check, go_on
 
 # Sizes in voxels: area of parts and fins that are dropped, perimeter of holes that are closed, how far copies of a
 # vertex move apart where touching sheets are cut.
-CRUMB, FIN, HOLE, APART = 12.0, 5.0, 24.0, 0.02
+CRUMB, FIN, FLAKE, HOLE, APART = 12.0, 5.0, 2.0, 24.0, 0.02
 # Holes of up to WIDE voxels are closed too if their squared length is less than TORN of their part's area.
 WIDE, TORN = 56.0, 0.5
+LITTER = 0.05  # of the whole area: small parts, or fins, that make up more are the object itself, like grain
 SETTLING = 4  # times that parts are looked at again while many of them turn out to be hidden
 
 
@@ -326,13 +328,21 @@ def _hole_loops(following: np.ndarray, blocked: np.ndarray) -> np.ndarray:
 def fins(surface: Surface, edges: Edges, patch: np.ndarray, maximum_area: float) -> np.ndarray:
     """Mask bool [F] of small patches that hang on an edge where other faces already meet.
 
-    A patch is connected across manifold edges; it is a fin if it is smaller than `maximum_area` and touches an edge
-    with more than two faces. Stray quads of a decoder are of this kind.
+    A patch is connected across manifold edges; it is a fin if it is smaller than `maximum_area`, also together with the
+    other small patches that it hangs together with, and touches an edge with more than two faces. Stray quads of a
+    decoder are of this kind.
     """
-    area = np.bincount(patch, weights=face_areas(surface))
-    hangs = np.zeros(len(area), dtype=bool)
-    hangs[patch[(edges.counts[edges.of_half] > 2).reshape(-1, 3).any(axis=1)]] = True
-    return (hangs & (area < maximum_area))[patch]
+    areas = face_areas(surface)
+    small = np.flatnonzero((np.bincount(patch, weights=areas) < maximum_area)[patch])
+    fin = np.zeros(len(patch), dtype=bool)
+    if not len(small):
+        return fin
+    alone = surface.keep_faces(small)
+    cluster = components(alone, edge_table(alone), across_non_manifold=True)
+    hangs = np.zeros(int(cluster.max()) + 1, dtype=bool)
+    hangs[cluster[(edges.counts[edges.of_half] > 2).reshape(-1, 3).any(axis=1)[small]]] = True
+    fin[small] = (hangs & (np.bincount(cluster, weights=areas[small]) < maximum_area))[cluster]
+    return fin
 
 
 def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
@@ -346,21 +356,23 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
         return surface
     check()
     area = float(face_areas(surface).sum())
-    crumb, fin = min(CRUMB * voxel**2, 0.01 * area), min(FIN * voxel**2, 0.01 * area)
+    crumb, fin, flake = (min(size * voxel**2, 0.01 * area) for size in (CRUMB, FIN, FLAKE))
     edges = edge_table(surface)
-    small = small_parts(surface, edges, crumb)
-    if small.any():
-        surface = surface.keep_faces(~small).compacted()
+    dust = _litter(small_parts(surface, edges, crumb), surface)
+    if dust.any():
+        surface = surface.keep_faces(~dust).compacted()
         edges = edge_table(surface)
     check()
     air = open_air(surface, voxel=voxel, check=check)
     sides = sides_of(air, len(surface.faces), check=check)
-    hidden = hidden_faces(components(surface, edges), sides) | hidden_regions(edges, sides, air, check)
+    hidden, sides = hidden_faces(components(surface, edges), edges, sides, air, check=check)
     surface, edges, sides = _without(hidden, surface, edges, sides)
     check()
-    loose = fins(surface, edges, components(surface, edges), fin)
-    if 2 * loose.sum() < len(loose):
-        surface, edges, sides = _without(loose, surface, edges, sides)
+    loose = _litter(fins(surface, edges, components(surface, edges), fin), surface)
+    surface, edges, sides = _without(loose, surface, edges, sides)
+    if hidden.any() or loose.any():
+        dust = _litter(small_parts(surface, edges, crumb), surface)
+        surface, edges, sides = _without(dust, surface, edges, sides)
     check()
     turn = outward(surface, edges, sides)
     wound = turned(surface, turn)
@@ -370,11 +382,19 @@ def repair(surface: Surface, *, voxel: float, check: Check = go_on) -> Surface:
     check()
     for _ in range(SETTLING if len(surface.vertices) > len(wound.compacted().vertices) else 0):
         before = len(surface.faces)
-        surface = settled(surface, voxel=voxel, crumb=crumb, check=check)
+        surface = settled(surface, voxel=voxel, flake=flake, crumb=crumb, check=check)
         check()
         if before == len(surface.faces):
             break
     return surface.compacted()
+
+
+def _litter(small: np.ndarray, surface: Surface) -> np.ndarray:
+    """The marked faces, bool [F], unless they make up too much of the area; then none."""
+    if not small.any():
+        return small
+    areas = face_areas(surface)
+    return small & bool(areas[small].sum() <= LITTER * areas.sum())
 
 
 def _without(drop: np.ndarray, surface: Surface, edges: Edges, sides: Sides) -> tuple[Surface, Edges, Sides]:

@@ -19,10 +19,10 @@ class Sides:
     """What the open air reaches of each face."""
 
     vote: np.ndarray  # float64 [F] positive: its front, negative: its back
-    crossed: np.ndarray  # int32 [F] lattice edges that cross the face
-    reached: np.ndarray  # int32 [F] how many of these have open air at one end at least
-    outward: np.ndarray  # int32 [F] how many have it at the front only
-    inward: np.ndarray  # int32 [F] how many have it at the back only
+    crossed: np.ndarray  # int64 [F] lattice edges that cross the face
+    reached: np.ndarray  # int64 [F] how many of these have open air at one end at least
+    outward: np.ndarray  # int64 [F] how many have it at the front only
+    inward: np.ndarray  # int64 [F] how many have it at the back only
 
     def picked(self, faces: np.ndarray) -> Sides:
         """Of the faces selected by a mask or an index array."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trellis_app.mesh.exposure import exposure
 from trellis_app.mesh.health import report
 from trellis_app.mesh.lattice import crossings, lattice_around
 from trellis_app.mesh.modes import prepare_surface
@@ -24,6 +25,8 @@ from trellis_app.types import DualGrid, Mesh
 KINDS = ("noise", "sheets", "tubes", "shells", "single voxels")
 BUDGETS = (1000, 50_000)  # faces
 _USED = 0.95  # of a budget is spent at least
+_SHELL = 100  # lattice crossings: smaller parts that nobody sees are crumbs in cracks, no shells
+_SHOWN = 0.005  # of what a part in the open would show: less is not seen
 _DOUBLED = 0.25  # voxels between two walls that face the same way: one wall too many
 
 
@@ -160,12 +163,22 @@ def _open(surface: Surface, part: np.ndarray) -> np.ndarray:
 
 
 def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
-    """Flipped parts, inner shells and doubled walls."""
+    """Flipped parts, inner shells and doubled walls.
+
+    What the air that flows around the surface finds amiss is looked at in pictures too, as walls with gaps let air in:
+    no part that they show is an inner shell, none that they do not show mostly from its back is flipped.
+    """
     part = components(surface, edge_table(surface))
     sides = open_sides(surface, voxel=voxel)
     inward, outward, crossed, reached = (
         np.bincount(part, weights=values) for values in (sides.inward, sides.outward, sides.crossed, sides.reached)
     )
+    flipped = _open(surface, part) & (inward > 1.2 * outward + 0.01 * crossed + 3)
+    inner = (reached < HIDDEN * crossed) & (crossed >= _SHELL)
+    if flipped.any() or inner.any():
+        seen = exposure(surface, part, pixel=voxel)
+        flipped &= seen.back > 2 * seen.front
+        inner &= seen.share() < _SHOWN
     doubled = np.zeros(len(surface.faces), np.int64)
     for one in crossings(surface, lattice_around(surface.vertices, voxel)):
         height = one.lower + one.depth.astype(np.float64)
@@ -173,8 +186,8 @@ def _single_violations(surface: Surface, voxel: float) -> dict[str, int]:
         for face in (one.face[1:][close], one.face[:-1][close]):
             doubled += np.bincount(face, minlength=len(doubled))
     return {
-        "flipped parts": int((_open(surface, part) & (inward > 1.2 * outward + 0.01 * crossed + 3)).sum()),
-        "inner shells": int((reached < HIDDEN * crossed).sum()),
+        "flipped parts": int(flipped.sum()),
+        "inner shells": int(inner.sum()),
         "doubled walls": int((np.bincount(part, weights=doubled) > 0.5 * crossed + 3).sum()),
     }
 

@@ -10,14 +10,17 @@ from trellis_kernels.lattice_rays.op import Walls
 LANES = 32  # rays of a program: one warp, as all wait for the longest
 
 
-@triton.jit(do_not_specialize=["count", "ways", "edge_count", "nx", "ny", "nz", "grain", "cells_y", "cells_z", "limit"])
+@triton.jit(
+    do_not_specialize=["count", "sets", "ways", "edge_count", "nx", "ny", "nz", "grain", "cells_y", "cells_z", "limit"]
+)
 def walk_kernel(
     points,
     steps,
     edges,
     open_cells,
-    free,
+    ends,
     count,
+    sets,
     ways,
     edge_count,
     nx,
@@ -29,11 +32,11 @@ def walk_kernel(
     limit,
     LANES: tl.constexpr,
 ):
-    """Whether ray r, from points int64 [r // ways] by steps int64 [r % ways, 3], gets out: uint8 [count]."""
+    """How far ray r gets from p = points int64 [r // ways] by steps int64 [p % sets, r % ways, 3]: ends uint8."""
     ray = tl.program_id(0) * LANES + tl.arange(0, LANES)
     walking = ray < count
     point = tl.load(points + ray // ways, mask=walking, other=0)
-    step = steps + ray % ways * 3
+    step = steps + (point % sets * ways + ray % ways) * 3
     tx, ty, tz = (
         tl.load(step, mask=walking, other=1),
         tl.load(step + 1, mask=walking, other=1),
@@ -42,10 +45,11 @@ def walk_kernel(
     dx, dy, dz = tl.abs(tx) // 2, tl.abs(ty) // 2, tl.abs(tz) // 2
     x, y, z = point // nz // ny, point // nz % ny, point % nz
     lattice = nx.to(tl.int64) * ny * nz
-    out, number = walking, 0
+    aired, out, number = walking & False, walking, 0
     while (number < limit) & (tl.max(walking.to(tl.int32), 0) > 0):
         cell = (x // grain * cells_y + y // grain) * cells_z + z // grain
-        walking = walking & (tl.load(open_cells + cell, mask=walking, other=1) == 0)
+        open_here = tl.load(open_cells + cell, mask=walking, other=0) != 0
+        aired = aired | open_here
         first_two, last = dy < dx, dz < tl.minimum(dx, dy)
         on_x, on_y, on_z = ~first_two & ~last, first_two & ~last, last
         place = tl.where(on_x, x, tl.where(on_y, y, z))
@@ -56,12 +60,12 @@ def walk_kernel(
         walking = walking & (low >= 0) & (low < length - 1)
         edge = tl.where(on_x, 0, tl.where(on_y, lattice, 2 * lattice)) + across * length + low
         begin = tl.zeros([LANES], tl.int64)
-        end = tl.where(walking, begin + edge_count, begin)
+        end = tl.where(walking & ~open_here, begin + edge_count, begin)
         while tl.max(end - begin, 0) > 0:  # the first closed edge not below this one
             middle = (begin + end) // 2
             below = tl.load(edges + middle, mask=begin < end, other=0) < edge
             begin, end = tl.where((begin < end) & below, middle + 1, begin), tl.where(below, end, middle)
-        closed = walking & (begin < edge_count)
+        closed = walking & ~open_here & (begin < edge_count)
         closed = closed & (tl.load(edges + begin, mask=closed, other=0) == edge)
         out, walking = out & ~closed, walking & ~closed
         moved = tl.where(walking, tl.where(time > 0, 1, -1), 0)
@@ -69,17 +73,19 @@ def walk_kernel(
         wait = tl.abs(time)
         dx, dy, dz = dx + tl.where(on_x, wait, 0), dy + tl.where(on_y, wait, 0), dz + tl.where(on_z, wait, 0)
         number += 1
-    tl.store(free + ray, out.to(tl.uint8), mask=ray < count)
+    tl.store(ends + ray, tl.where(out, 2, aired.to(tl.int32)).to(tl.uint8), mask=ray < count)
 
 
-def rays_out(points: torch.Tensor, steps: torch.Tensor, walls: Walls, limit: int) -> torch.Tensor:
-    count = len(points) * len(steps)
-    free = torch.empty(count, dtype=torch.uint8, device=points.device)
+def ray_reach(points: torch.Tensor, steps: torch.Tensor, walls: Walls, limit: int) -> torch.Tensor:
+    ways = steps.shape[1]
+    count = len(points) * ways
+    ends = torch.empty(count, dtype=torch.uint8, device=points.device)
     if count:
         with on_device(points.device):
             walk_kernel[(triton.cdiv(count, LANES),)](
-                points, steps, walls.edges, walls.open_cells.view(torch.uint8), free, count, len(steps),
-                len(walls.edges), *walls.shape, walls.grain, *walls.open_cells.shape[1:], limit, LANES=LANES,
+                points.contiguous(), steps.contiguous(), walls.edges.contiguous(),
+                walls.open_cells.contiguous().view(torch.uint8), ends, count, len(steps),
+                ways, len(walls.edges), *walls.shape, walls.grain, *walls.open_cells.shape[1:], limit, LANES=LANES,
                 num_warps=1,
             )  # fmt: skip
-    return free.bool().view(len(points), len(steps))
+    return ends.view(len(points), ways)

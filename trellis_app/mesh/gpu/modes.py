@@ -11,8 +11,9 @@ import torch
 from trellis_app.mesh.gpu.air import open_air
 from trellis_app.mesh.gpu.clean import clean, compacted
 from trellis_app.mesh.gpu.fans import filled, separate
-from trellis_app.mesh.gpu.hidden import hidden_regions
-from trellis_app.mesh.gpu.orient import hidden_faces, outward, patches, settled, sides_of
+from trellis_app.mesh.gpu.hidden import hidden_faces
+from trellis_app.mesh.gpu.orient import outward, patches, sides_of
+from trellis_app.mesh.gpu.settling import settled
 from trellis_app.mesh.gpu.topology import (
     AREA,
     EdgeTable,
@@ -25,7 +26,7 @@ from trellis_app.mesh.gpu.topology import (
     turned,
 )
 from trellis_app.mesh.gpu.watertight import closed_solid
-from trellis_app.mesh.repair import APART, CRUMB, FIN, HOLE, SETTLING, WIDE
+from trellis_app.mesh.repair import APART, CRUMB, FIN, FLAKE, HOLE, LITTER, SETTLING, WIDE
 from trellis_app.progress import Check, go_on
 from trellis_app.settings import SURFACE_MODES
 from trellis_app.types import Mesh
@@ -54,16 +55,21 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     area = areas(mesh, voxel)
     whole = 0.01 * float(area.sum())
     crumb = min(CRUMB * AREA, whole)
-    mesh, edges = _kept(mesh, edges, large_parts(edges, area, crumb))
+    mesh, edges = _kept(mesh, edges, _without_litter(large_parts(edges, area, crumb), area))
     check()
     air = open_air(mesh, voxel=voxel, check=check)
     sides = sides_of(air, len(mesh.faces), check=check)
     patched, known = mesh, patches(mesh, edges)
-    keep = ~(hidden_faces(known.patch, known.count, sides) | hidden_regions(edges, sides, air, check))
+    hidden, sides = hidden_faces(known.patch, known.count, edges, sides, air, check=check)
     del air
+    mesh, edges, sides = *_kept(mesh, edges, ~hidden), sides.picked(~hidden)
+    area = areas(mesh, voxel)
+    keep = _without_litter(_without_fins(edges, area, min(FIN * AREA, whole)), area)
     mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
-    keep = _without_fins(edges, areas(mesh, voxel), min(FIN * AREA, whole))
-    mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
+    if mesh is not patched:
+        area = areas(mesh, voxel)
+        keep = _without_litter(large_parts(edges, area, crumb), area)
+        mesh, edges, sides = *_kept(mesh, edges, keep), sides.picked(keep)
     check()
     turn = outward(edges, sides, known if mesh is patched else patches(mesh, edges))
     del patched, known
@@ -75,9 +81,10 @@ def _single(mesh: Mesh, voxel: float, check: Check) -> Mesh:
     mesh, edges = separate(mesh, edges, apart=APART * voxel)
     check()
     mesh, edges = filled(mesh, edges, HOLE * voxel)
+    flake = min(FLAKE * AREA, whole)
     for _ in range(SETTLING if mesh is not wound else 0):
         before = len(mesh.faces)
-        mesh, edges = settled(mesh, edges, voxel=voxel, crumb=crumb, check=check)
+        mesh, edges = settled(mesh, edges, voxel=voxel, flake=flake, crumb=crumb, check=check)
         check()
         if before == len(mesh.faces):
             break
@@ -92,12 +99,23 @@ def _kept(mesh: Mesh, edges: EdgeTable, keep: torch.Tensor) -> tuple[Mesh, EdgeT
     return Mesh(mesh.vertices, faces), edge_table(faces, len(mesh.vertices))
 
 
+def _without_litter(keep: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
+    """The marked faces, bool [F], unless the others make up too much of the area; then all."""
+    return keep | (area[~keep].sum() > LITTER * area.sum())
+
+
 def _without_fins(edges: EdgeTable, area: torch.Tensor, maximum: float) -> torch.Tensor:
-    """Faces bool [F] that are no fins: small patches at an edge where other faces meet; all if half would go."""
+    """Faces bool [F] that are no fins, as `fins` of mesh/repair.py."""
     first, second = edges.pairs()
     patch, count = numbered(connected(len(area), first // 3, second // 3))
-    crowded = torch.repeat_interleave(edges.counts > 2, edges.counts)
+    small = (sums(area, patch, count) < maximum)[patch]
+    edge = torch.repeat_interleave(edges.counts)
+    crowded = edges.halves[(edges.counts > 2)[edge]] // 3
+    among = small[edges.halves // 3]
+    face, edge = edges.halves[among] // 3, edge[among]
+    beside = edge[1:] == edge[:-1]
+    cluster, count = numbered(connected(len(area), face[:-1][beside], face[1:][beside]))
     hangs = torch.zeros(count, dtype=torch.bool, device=area.device)
-    hangs[patch[edges.halves[crowded] // 3]] = True
-    fin = (hangs & (sums(area, patch, count) < maximum))[patch]
-    return ~fin if 2 * int(fin.sum()) < len(fin) else torch.ones_like(fin)
+    hangs[cluster[crowded]] = True
+    fin = small & (hangs & (sums(area, cluster, count) < maximum))[cluster]
+    return ~fin

@@ -1,4 +1,4 @@
-"""Winding and hidden faces, as mesh/orient.py, in torch: patches, the air they face, and what it does not reach."""
+"""Winding, as mesh/orient.py, in torch: patches, the air they face, and which it hardly reaches."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from trellis_app.mesh.gpu.air import Air, open_air
-from trellis_app.mesh.gpu.topology import EdgeTable, areas, connected, edge_table, numbered, parts, sums, turned
-from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SCRAP, SURE
+from trellis_app.mesh.gpu.air import Air
+from trellis_app.mesh.gpu.topology import EdgeTable, connected, numbered, sums
+from trellis_app.mesh.orient import HIDDEN, REGION, ROUNDS, SURE
 from trellis_app.mesh.sides import PARITY, SKY
 from trellis_app.progress import Check, go_on
 from trellis_app.types import Mesh
 
-_VOTE = 100  # votes are summed as integers: steps in a vote
+VOTE = 100  # votes are summed as integers: steps in a vote
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,8 @@ class Sides:
         return Sides(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
-def open_sides(mesh: Mesh, *, voxel: float, check: Check = go_on) -> Sides:
-    """Which sides of the faces the open air reaches, on a lattice of `voxel` (world units)."""
-    return sides_of(open_air(mesh, voxel=voxel, check=check), len(mesh.faces), check=check)
-
-
 def sides_of(air: Air, count: int, *, check: Check = go_on) -> Sides:
-    """As `open_sides`, of a mesh with `count` faces, from its air."""
+    """Which sides of the faces of a mesh (so many) the open air around it reaches."""
     vote, crossed, reached, outward = (torch.zeros(count, dtype=torch.int64, device=air.cuts.device) for _ in range(4))
     for one in air.along:
         lower = one.lower(air.lattice.shape)
@@ -47,9 +42,9 @@ def sides_of(air: Air, count: int, *, check: Check = go_on) -> Sides:
         sky = (behind == 0).long() - (before == 0).long()
         parity = (behind % 2 == 0).long() - (before % 2 == 0).long()
         sure = torch.where(one.rising, 1, -1) * (high.long() - low.long())
-        weak = torch.where(one.rising, 1, -1) * (int(SKY * _VOTE) * sky + int(PARITY * _VOTE) * parity)
+        weak = torch.where(one.rising, 1, -1) * (int(SKY * VOTE) * sky + int(PARITY * VOTE) * parity)
         face = one.face.long()
-        vote.index_add_(0, face, torch.where(low & high, weak, _VOTE * sure))
+        vote.index_add_(0, face, torch.where(low & high, weak, VOTE * sure))
         crossed.index_add_(0, face, torch.ones_like(face))
         reached.index_add_(0, face, (low | high).long())
         outward.index_add_(0, face, sure)
@@ -110,16 +105,15 @@ def _units(mesh: Mesh) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
 
 
-def hidden_faces(label: torch.Tensor, count: int, sides: Sides) -> torch.Tensor:
-    """Faces bool [F] of the patches or parts (label [F] below count) that the air hardly reaches; none if all are."""
-    hidden = (sums(sides.reached, label, count) < HIDDEN * sums(sides.crossed, label, count))[label]
-    return torch.zeros_like(hidden) if bool(hidden.all()) else hidden
+def unreached(label: torch.Tensor, count: int, sides: Sides) -> torch.Tensor:
+    """Faces bool [F] of the patches or parts (label [F] below count) that the open air hardly reaches."""
+    return (sums(sides.reached, label, count) < HIDDEN * sums(sides.crossed, label, count))[label]
 
 
 def outward(edges: EdgeTable, sides: Sides, known: Patches) -> torch.Tensor:
     """Faces to turn, bool [F], so that they face the open air; as in mesh/orient.py."""
     patch, turn = known.patch, known.turn
-    vote = SURE * _VOTE * sides.outward + sides.vote
+    vote = SURE * VOTE * sides.outward + sides.vote
     turn = turn ^ (sums(torch.where(turn, -vote, vote), patch, known.count) < 0)[patch]
     wish = torch.where(turn, -sides.outward, sides.outward)
     if int(-wish.clamp_max(0).sum()) < REGION:
@@ -140,33 +134,3 @@ def opposed_regions(first: torch.Tensor, second: torch.Tensor, wish: torch.Tenso
     region = connected(count, first[against], second[against])
     large = (mark < 0) & (sums(-wish, region, count) >= REGION)[region]
     return torch.where(large, region, -1)
-
-
-def settled(
-    mesh: Mesh, edges: EdgeTable, *, voxel: float, crumb: float, check: Check = go_on
-) -> tuple[Mesh, EdgeTable]:
-    """The parts that the air reaches and that have at least the area `crumb` (as summed by `areas`): closed ones with
-    positive volume, open ones as they are seen best."""
-    if not len(mesh.faces):
-        return mesh, edges
-    sides = open_sides(mesh, voxel=voxel, check=check)
-    part, count = parts(edges, len(mesh.faces))
-    closed = torch.ones(count, dtype=torch.bool, device=part.device)
-    closed[part[edges.halves[edges.start[:-1][edges.counts == 1]] // 3]] = False
-    seen = sums(SURE * _VOTE * sides.outward + sides.vote, part, count) < 0
-    turn = torch.where(closed, _volumes(mesh, part, count, voxel) < 0, seen)[part]
-    drop = hidden_faces(part, count, sides)
-    area = sums(torch.where(drop, 0, areas(mesh, voxel)), part, count)
-    least = torch.where(closed, crumb, max(crumb, SCRAP * float(area.sum())))
-    drop |= (area < least.clamp_max(float(area.max())))[part]
-    faces = turned(mesh.faces, turn)
-    mesh = Mesh(mesh.vertices, faces[~drop] if bool(drop.any()) else faces)
-    return mesh, edge_table(mesh.faces, len(mesh.vertices))
-
-
-def _volumes(mesh: Mesh, part: torch.Tensor, count: int, voxel: float) -> torch.Tensor:
-    """Signed volume of each part in fine integer steps, int64 [parts]; meaningful where it is closed."""
-    middle = mesh.vertices.double().mean(dim=0)
-    a, b, c = (mesh.vertices[mesh.faces[:, k].long()].double() - middle for k in range(3))
-    volume = (a * torch.linalg.cross(b, c)).sum(dim=1)
-    return sums((volume * (2.0**20 / voxel**3)).round(), part, count)
