@@ -20,7 +20,7 @@ def ray_reach(points: torch.Tensor, steps: torch.Tensor, walls: Walls, limit: in
     size, order = torch.tensor(walls.shape, device=points.device), torch.arange(3, device=points.device)
     line = points // nz
     place = torch.stack([line // ny, line % ny, points % nz], dim=1).repeat_interleave(steps.shape[1], 0)
-    step = steps[points % len(steps)].view(-1, 3)
+    step = steps[points % len(steps)].reshape(-1, 3)
     due = step.abs() // 2
     end = torch.full([len(place)], OUT, dtype=torch.uint8, device=points.device)
     aired = torch.zeros(len(place), dtype=torch.bool, device=points.device)
