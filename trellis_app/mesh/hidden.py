@@ -10,8 +10,8 @@ where most of them get right out; of a patch that the air does not reach, large 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeVar
+from functools import cache, partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from trellis_app.mesh.lattice import Crossings
 from trellis_app.mesh.orient import HIDDEN, REGION, opposed_regions, unreached
 from trellis_app.mesh.sides import Sides, sides_of
 from trellis_app.mesh.surface import Edges, Surface
+from trellis_app.parallel import in_parallel
 from trellis_app.progress import Check, go_on
 
 SAMPLES = 8000  # crossings along each axis that send rays, about; more where regions are many and small
@@ -31,7 +32,7 @@ SEEN, WHOLE = 2, 4
 FEW = 100  # crossings of a region along an axis that send rays at least
 LIT = 4  # weight of a crossing that is seen over one that is not, where a region is divided
 STEPS = 400  # of a ray; nothing stops one that goes so far
-_AT_ONCE = 5000  # points whose rays walk between two checks
+_AT_ONCE = 1000  # points whose rays walk between two checks, and on one core
 SETS, _RAYS = 5, 12  # sets of directions, taken in turn by lattice points; directions of each
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -131,18 +132,18 @@ def _rays_out(
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What the rays from some crossings tell."""
+class Looks(Generic[Array]):
+    """What the rays from some crossings tell; numpy arrays, or torch tensors in gpu/hidden.py."""
 
-    face: np.ndarray  # int32 [S]
-    stride: np.ndarray  # int64 [S] crossings of a region that each one stands for
-    whole: np.ndarray  # int64 [S] weight of all rays
-    aired: np.ndarray  # int64 [S] and of those that come into the open air
-    out: np.ndarray  # int64 [S] and of those that nothing stops
-    front: np.ndarray  # int64 [S] these at the face's front, less those at its back
+    face: Array  # int [S]
+    stride: Array  # int64 [S] crossings of a region that each one stands for
+    whole: Array  # int64 [S] weight of all rays
+    aired: Array  # int64 [S] and of those that come into the open air
+    out: Array  # int64 [S] and of those that nothing stops
+    front: Array  # int64 [S] these at the face's front, less those at its back
 
 
-def _looks(one: Crossings, region: np.ndarray, air: Air, check: Check) -> Looks:
+def _looks(one: Crossings, region: np.ndarray, air: Air, check: Check) -> Looks[np.ndarray]:
     """Rays from crossings along an axis of regions (int [F], -1: none): all of small ones, a share of others."""
     doubtful = np.flatnonzero(region[one.face] >= 0)
     own = region[one.face[doubtful]]
@@ -159,13 +160,15 @@ def _looks(one: Crossings, region: np.ndarray, air: Air, check: Check) -> Looks:
     for side, ends, shift in ((-1, one.first, 0), (1, one.last, air.lattice.strides[one.axis])):
         points = one.point[picked] + shift
         free = np.flatnonzero(ends[picked] & (air.found.of(points) == 0))
-        for some in np.array_split(free, -(-len(free) // _AT_ONCE) or 1):
-            check()
-            towards, shape = (one.axis, side), air.lattice.shape
-            near, far = _rays_out(points[some], towards, steps, weights, lines, shape, air.reached, air.grain)
-            aired[some] += near
-            out[some] += far
-            front[some] += side * sign[some] * far
+        walk = partial(
+            _rays_out, towards=(one.axis, side), steps=steps, weights=weights, lines=lines,
+            shape=air.lattice.shape, reached=air.reached, grain=air.grain,
+        )  # fmt: skip
+        found = in_parallel(walk, np.array_split(points[free], -(-len(free) // _AT_ONCE) or 1), check)
+        near, far = np.concatenate(found, axis=1)
+        aired[free] += near
+        out[free] += far
+        front[free] += side * sign[free] * far
         whole += weights[points % len(steps), :, one.axis].sum(axis=1)
     return Looks(one.face[picked], stride, whole, aired, out, front)
 
@@ -225,7 +228,7 @@ def hidden_faces(
     return hidden, _seen(sides, looks, inner & ~dark)
 
 
-def _seen(sides: Sides, looks: list[Looks], lit: np.ndarray) -> Sides:
+def _seen(sides: Sides, looks: list[Looks[np.ndarray]], lit: np.ndarray) -> Sides:
     """The sides with what rays found out about some faces (bool [F]), which the air alone did not reach."""
     vote, reached = sides.vote.copy(), np.where(lit, 0, sides.reached)
     outward, inward = np.where(lit, 0, sides.outward), np.where(lit, 0, sides.inward)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from trellis_kernels.lattice_rays.op import OUT, SHUT_IN, Walls, ray_reach
@@ -11,21 +10,9 @@ from trellis_kernels.lattice_rays.op import OUT, SHUT_IN, Walls, ray_reach
 from trellis_app.mesh.gpu.air import Air, Crossings
 from trellis_app.mesh.gpu.orient import Sides, opposed_regions, unreached
 from trellis_app.mesh.gpu.topology import EdgeTable
-from trellis_app.mesh.hidden import LIT, SEEN, STEPS, WHOLE, ray_steps, ray_weights, strides
+from trellis_app.mesh.hidden import LIT, SEEN, STEPS, WHOLE, Looks, ray_steps, ray_weights, strides
 from trellis_app.mesh.orient import REGION
 from trellis_app.progress import Check, go_on
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What the rays from some crossings tell; as in mesh/hidden.py."""
-
-    face: torch.Tensor  # int64 [S]
-    stride: torch.Tensor  # int64 [S] crossings of a region that each one stands for
-    whole: torch.Tensor  # int64 [S] weight of all rays
-    aired: torch.Tensor  # int64 [S] and of those that come into the open air
-    out: torch.Tensor  # int64 [S] and of those that nothing stops
-    front: torch.Tensor  # int64 [S] these at the face's front, less those at its back
 
 
 def hidden_faces(
@@ -75,7 +62,7 @@ def _unseen_regions(edges: EdgeTable, sides: Sides) -> torch.Tensor:
     return opposed_regions(first // 3, second // 3, wish)
 
 
-def _looks(one: Crossings, region: torch.Tensor, air: Air, walls: Walls, check: Check) -> Looks:
+def _looks(one: Crossings, region: torch.Tensor, air: Air, walls: Walls, check: Check) -> Looks[torch.Tensor]:
     """Rays from crossings along an axis of regions (int64 [F], -1: none): all of small ones, a share of others."""
     owner = region[one.face.long()]
     doubtful = (owner >= 0).nonzero()[:, 0]
@@ -103,7 +90,7 @@ def _looks(one: Crossings, region: torch.Tensor, air: Air, walls: Walls, check: 
     return Looks(one.face[picked].long(), stride, whole, aired, out, front)
 
 
-def _seen(sides: Sides, looks: list[Looks], lit: torch.Tensor) -> Sides:
+def _seen(sides: Sides, looks: list[Looks[torch.Tensor]], lit: torch.Tensor) -> Sides:
     """The sides with what rays found out about some faces (bool [F]), which the air alone did not reach."""
     vote, reached, outward = (torch.where(lit, 0, old) for old in (sides.vote, sides.reached, sides.outward))
     for look in looks:
