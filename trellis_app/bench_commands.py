@@ -108,7 +108,9 @@ def _add_serve(kinds: Subparsers) -> None:
     serve.add_argument("--workers", type=int, default=2)
     serve.add_argument("--requests", type=int, default=8)
     serve.add_argument("--picture", type=Path, default=PROJECT_ROOT / "assets" / "examples" / "chair.png")
-    serve.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
+    weights = serve.add_mutually_exclusive_group()
+    weights.add_argument("--bundle", help="mini, a folder, or owner/name on the Hugging Face hub")
+    weights.add_argument("--random-weights", action="store_true", help="the released models' sizes, steered; on GPUs")
     serve.add_argument("--device", help="auto, cpu or cuda")
     serve.add_argument("--resolution", metavar="PRESET")
     serve.set_defaults(run=_bench_serve)
@@ -215,7 +217,9 @@ def _bench_batch(options: argparse.Namespace) -> int:
 def _bench_serve(options: argparse.Namespace) -> int:
     from trellis_app.bench_serve import ServeOptions, bench_serve
 
-    chosen = ServeOptions(options.picture, options.workers, options.requests, options.resolution)
+    chosen = ServeOptions(
+        options.picture, options.workers, options.requests, options.resolution, options.random_weights
+    )
     return _told(bench_serve(settings_of(options), chosen))
 
 

@@ -108,20 +108,20 @@ def cluster(share: Share) -> Iterator[None]:
 
 
 @contextmanager
-def deployed(settings: AppSettings, share: Share, count: int) -> Iterator[Workers]:
-    """So many replicas on a running cluster, ready to work, for the length of the block."""
+def deployed(settings: AppSettings, share: Share, count: int, kind: type[Studio] = Studio) -> Iterator[Workers]:
+    """So many replicas of a kind on a running cluster, ready to work, for the length of the block."""
     ray, serve = _ray()
     bundle = load_bundle(resolve_source(settings.bundle, choose_device(settings.device)))
     LOG.info("starting workers: %d", count)
     try:
         cutter = _deploy(serve, Cutter, 1, share.options(CUTTER_GPU), settings)
-        studio = _deploy(serve, Studio, count, share.options(1 - CUTTER_GPU), settings)
+        studio = _deploy(serve, kind, count, share.options(1 - CUTTER_GPU), settings)
         for handle in (cutter, studio):
             _raised(handle.failure.remote().result())
         yield Workers(Catalogue(bundle), studio, cutter, ray.exceptions.RayActorError)
     finally:
-        for kind in (Cutter, Studio):
-            serve.delete(kind.__name__)
+        for name in (Cutter.__name__, kind.__name__):
+            serve.delete(name)
 
 
 def _ray() -> tuple[Any, Any]:
