@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from trellis_app import bench_batch, bench_pipeline, released
+from trellis_app.bench_assets import synthetic_asset
 from trellis_app.bench_models import RandomTokens, Target
-from trellis_app.settings import FinishOptions, SamplerSettings
+from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
 from trellis_app.types import MaterialLatent, ShapeLatent
 
@@ -75,12 +76,29 @@ def test_a_preset_is_reported_with_its_memory(tiny: None, tmp_path: Path, monkey
     bench = bench_pipeline.PipelineBench(tmp_path, CPU, 5.0, RandomTokens(CPU))
     monkeypatch.setattr(bench, "targets", lambda *_: (Target.of(64, CPU, radius=0.34), None))
     options = bench_pipeline.PipelineOptions(runs=1, memory_budget_gb=5.0)
-    report = bench_pipeline.measured(bench, "512", options)
+    report = bench_pipeline.measured(bench, bench_pipeline.case_of("512"), options)
     assert report["memory"]["within_budget"]
     assert report["memory"]["tried_again"] == report["warnings"] == []
     text = bench_pipeline.table({"512": report, "1024": {"out_of_memory": "no room"}, "commit": "abc"})
     assert "within_budget True" in text
     assert "no room" in text
+
+
+def test_cases() -> None:
+    """What `--resolution 1024` means is a cascade; other commands name the preset itself, which may have one pass."""
+    assert bench_pipeline.CASES["1024"].preset == "1024_cascade"
+    assert bench_pipeline.case_of("1024").preset == "1024"
+    assert bench_pipeline.case_of("1536_cascade") == bench_pipeline.CASES["1536"]
+
+
+def test_the_largest_case_has_nearly_as_many_tokens_as_a_cascade_may_have() -> None:
+    """Counted on cells of a sixth of the voxels: the number hardly depends on how fine the voxels are."""
+    case = bench_pipeline.CASES["1536_max"]
+    coords = synthetic_asset(256, kind=case.kind, radius=case.radius).grid.coords
+    tokens = len(torch.unique(coords * 96 // 256, dim=0))
+    assert 0.9 * GenerationRequest().max_tokens < tokens < GenerationRequest().max_tokens
+    octants = torch.unique((coords >= 128).int() @ torch.tensor([1, 2, 4], dtype=torch.int32))
+    assert len(octants) == 8
 
 
 def test_floor() -> None:
@@ -106,8 +124,8 @@ def test_a_batch_is_compared_with_single_runs(tiny: None, tmp_path: Path) -> Non
 
 
 def test_each_resolution_is_told_as_soon_as_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(bench: object, preset: str, options: object) -> dict[str, object]:
-        if preset != "512":
+    def measured(bench: object, case: bench_pipeline.Case, options: object) -> dict[str, object]:
+        if case.preset != "512":
             raise RuntimeError("CUDA out of memory")
         return {"stages": [], "total_seconds": 1.5}
 
@@ -118,4 +136,4 @@ def test_each_resolution_is_told_as_soon_as_it_is_measured(monkeypatch: pytest.M
     assert len(told) == 2
     assert "1.500" in told[0]
     assert "out of memory" in told[1]
-    assert report["1024_cascade"] == {"out_of_memory": "CUDA out of memory"}
+    assert report["1024"] == {"out_of_memory": "CUDA out of memory"}

@@ -11,10 +11,11 @@ import torch
 
 from trellis_app.types import DualGrid, OVoxel
 
-KINDS = ("ball", "noisy", "parts")
+KINDS = ("ball", "noisy", "parts", "balls")
 _RADIUS = 0.352  # gives about 4.9 R^2 faces: 1.3 M at 512^3, 5.1 M at 1024^3, 11.4 M at 1536^3
 _WALL = 0.012  # half the thickness of a wall, object units
 _CELL = 0.22  # side of the cube around each part
+_OCTANT = 0.25  # where the middle of an octant is along each axis
 _WAVES = 12
 _SLAB_CORNERS = 24_000_000
 _EDGES = tuple(
@@ -76,13 +77,14 @@ def synthetic_asset(
 ) -> OVoxel:
     """A level set as an O-Voxel asset with striped PBR attributes, float32 on `device`; deterministic on each device.
 
-    kind: ball, `field`; noisy, the same and `rough`; parts, `parts_field` and `rough`. A ball has about 4.9 R^2 decoded
-    faces with one wall, 9 R^2 with two, noisy or not; parts have 4.8 R^2 with one wall.
+    kind: ball, `field`; balls, one in each octant; noisy, a ball and `rough`; parts, `parts_field` and `rough`. A ball
+    has about 4.9 R^2 decoded faces with one wall, 9 R^2 with two, noisy or not; parts have 4.8 R^2 with one wall.
     """
 
     def level(p: torch.Tensor) -> torch.Tensor:
-        value = parts_field(p, walls) if kind == "parts" else field(p, walls, radius)
-        return value if kind == "ball" else value + rough(p, resolution)
+        place = p.abs() - _OCTANT if kind == "balls" else p
+        value = parts_field(p, walls) if kind == "parts" else field(place, walls, radius)
+        return value + rough(p, resolution) if kind in ("noisy", "parts") else value
 
     slab = max(1, _SLAB_CORNERS // (resolution + 1) ** 2)
     parts = [_slab(a, min(a + slab, resolution), resolution, level, device) for a in range(0, resolution, slab)]

@@ -19,7 +19,7 @@ from torch import nn
 
 from trellis_app.batch import Outcome, Sample, finishing_lead, finishing_workers, generate_batch
 from trellis_app.bench import commit, machine
-from trellis_app.bench_pipeline import BLANK, RADII, RADIUS, PipelineBench, bench_on, error, settle
+from trellis_app.bench_pipeline import BLANK, PipelineBench, bench_on, case_of, error, settle
 from trellis_app.beside import Beside, Notify
 from trellis_app.models.material_vae import MaterialDecoder
 from trellis_app.models.shape_vae import ShapeDecoder
@@ -129,7 +129,7 @@ def bench_batch(resolutions: list[str], device: torch.device, options: BatchOpti
     report: dict[str, Any] = {}
     with bench_on(device, options.memory_budget_gb) as bench:
         for preset in resolutions:
-            bench.steering.target, _ = bench.targets(preset, RADII.get(preset, RADIUS), 1)
+            bench.steering.target, _ = bench.targets(case_of(preset))
             bench.steering.items = options.together
             report[preset] = measured(bench, preset, options)
     return {**report, "count": options.count, "machine": machine(str(device)), "commit": commit()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trellis_app.bench import commit, machine, warnings_heard
-from trellis_app.bench_pipeline import BLANK, RADII, RADIUS, PipelineBench, bench_on
+from trellis_app.bench_pipeline import BLANK, PipelineBench, bench_on, case_of
 from trellis_app.errors import MachineError
 from trellis_app.memory import GB
 from trellis_app.progress import TITLES
@@ -50,7 +50,7 @@ def bench_out_of_memory(resolution: str, device: torch.device, memory_budget_gb:
     """
     with bench_on(device, memory_budget_gb) as bench:
         preset = bench.pipeline.resolved(GenerationRequest(preset=resolution)).preset or resolution
-        bench.steering.target, bench.steering.coarse = bench.targets(preset, RADII.get(preset, RADIUS), 1)
+        bench.steering.target, bench.steering.coarse = bench.targets(case_of(preset))
         cases = [_case(bench, preset, stage, hopeless) for stage in STARTS for hopeless in (False, True)]
     return {"cases": [asdict(case) for case in cases], "machine": machine(str(device)), "commit": commit()}
 

@@ -104,13 +104,20 @@ class Target:
 
     @classmethod
     def of(
-        cls, resolution: int, device: torch.device, *, radius: float, walls: int = 1, parked: bool = False
+        cls,
+        resolution: int,
+        device: torch.device,
+        *,
+        radius: float,
+        kind: str = "ball",
+        walls: int = 1,
+        parked: bool = False,
     ) -> Target:
-        """The synthetic surface at a resolution; the radius decides the number of tokens.
+        """The synthetic surface at a resolution; kind (`synthetic_asset`) and radius decide the number of tokens.
 
         parked: what is large waits in pinned main memory, so that it takes no part of a memory budget.
         """
-        asset = synthetic_asset(resolution, walls=walls, radius=radius, device=device)
+        asset = synthetic_asset(resolution, kind=kind, walls=walls, radius=radius, device=device)
         fine = torch.nn.functional.pad(asset.grid.coords, (1, 0)).int()
         coords = torch.unique(fine // torch.tensor([1, *3 * [LATENT_FACTOR]], device=device, dtype=torch.int32), dim=0)
         cache, masks = SpatialCache(coords), []

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,8 +40,6 @@ from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettin
 from trellis_app.types import FinishedAsset, PreparedImage, ShapeLatent, Stage, StageEvent
 
 GB = 1e9
-RADII = {"512": 0.3408, "1024_cascade": 0.3409, "1536_cascade": 0.3424}  # 2,264 / 9,176 / 21,000 latent voxels
-RADIUS = 0.341  # of other presets
 OTHER = 0.98  # part of the radius that gives another number of tokens
 TERAFLOPS = 790.0  # bf16 matrix products measured on an H200 (perf/baseline.md)
 LINEAR_PARAMETERS, WIDTH, BLOCKS = 1.29e9, 1536, 30
@@ -51,11 +49,31 @@ DECODERS = (
     ("sparse_structure_decoder", StructureDecoder), ("shape_slat_decoder", ShapeDecoder),
     ("tex_slat_decoder", MaterialDecoder),
 )  # fmt: skip
-PRESETS = {"1024": "1024_cascade", "1536": "1536_cascade"}
-
 BLANK = PreparedImage(Image.new("RGBA", (8, 8)), Image.new("RGB", (8, 8)))
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A preset, and the surface that it is to end with."""
+
+    preset: str
+    radius: float = 0.341
+    kind: str = "ball"
+
+
+CASES = {  # 2,264 / 9,176 / 21,000 tokens, and nearly as many as a cascade may have
+    "512": Case("512", 0.3408),
+    "1024": Case("1024_cascade", 0.3409),
+    "1536": Case("1536_cascade", 0.3424),
+    "1536_max": Case("1536_cascade", 0.185, "balls"),
+}
+
+
+def case_of(preset: str) -> Case:
+    """The first case of a preset."""
+    return next((case for case in CASES.values() if case.preset == preset), Case(preset))
 
 
 @dataclass(frozen=True)
@@ -131,13 +149,13 @@ class PipelineBench:
         with self.pipeline._resident(key, kind) as decoder:
             return decoder
 
-    def targets(self, preset: str, radius: float, walls: int) -> tuple[Target, Target | None]:
-        """The surface that a preset ends with, and the one its coarse pass gives."""
+    def targets(self, case: Case) -> tuple[Target, Target | None]:
+        """The surface that a case ends with, and the one its coarse pass gives."""
         parked = self.budget_gb is not None and self.device.type == "cuda"
-        target = partial(Target.of, device=self.device, radius=radius, walls=walls, parked=parked)
-        if preset in CASCADES:
-            return target(CASCADES[preset]), target(512)
-        return target(int(preset)), None
+        target = partial(Target.of, device=self.device, radius=case.radius, kind=case.kind, parked=parked)
+        if case.preset in CASCADES:
+            return target(CASCADES[case.preset]), target(512)
+        return target(int(case.preset)), None
 
     @torch.inference_mode()
     def run(self, preset: str, targets: tuple[Target, Target | None], finish: FinishOptions | None) -> list[StageRun]:
@@ -286,22 +304,22 @@ def bench_pipeline(
     if options.precision == "fp8":
         check_fp8(device)
     with bench_on(device, options.memory_budget_gb) as bench:
-        for preset in (PRESETS.get(name, name) for name in resolutions):
+        for name in resolutions:
             try:
-                report[preset] = measured(bench, preset, options)
+                report[name] = measured(bench, CASES.get(name) or case_of(name), options)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                report[preset] = {"out_of_memory": str(error)}
+                report[name] = {"out_of_memory": str(error)}
                 torch.cuda.empty_cache()
-            note(table({preset: report[preset]}))
+            note(table({name: report[name]}))
     return {**report, "options": asdict(options), "machine": machine(str(device)), "commit": commit()}
 
 
-def measured(bench: PipelineBench, preset: str, options: PipelineOptions) -> dict[str, Any]:
-    """The report of one preset; raises OutOfMemoryError where the smallest plan is too large."""
-    radius, errors = RADII.get(preset, RADIUS), {}
-    targets = bench.targets(preset, radius, 1)
+def measured(bench: PipelineBench, case: Case, options: PipelineOptions) -> dict[str, Any]:
+    """The report of one case; raises OutOfMemoryError where the smallest plan is too large."""
+    preset, errors = case.preset, {}
+    targets = bench.targets(case)
     few = options.memory_budget_gb is None and len(targets[0].coords) < ERROR_TOKENS
     if options.precision == "fp8" or few:
         errors = bench.errors(preset, targets, options.precision)
@@ -311,7 +329,7 @@ def measured(bench: PipelineBench, preset: str, options: PipelineOptions) -> dic
         first, *warm = [bench.run(preset, targets, options.finish) for _ in range(options.runs + 1)]
     other: list[StageRun] = []
     if options.memory_budget_gb is None:
-        other = bench.run(preset, bench.targets(preset, OTHER * radius, 1), None)
+        other = bench.run(preset, bench.targets(replace(case, radius=OTHER * case.radius)), None)
     report = summary(first, warm, other)
     memory = memory_taken([first, *warm], bench.device, options.memory_budget_gb)
     return {**report, "memory": memory, "warnings": warnings, "relative_errors": errors}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from trellis_app.bench import commit, machine
-from trellis_app.bench_pipeline import RADII, RADIUS, PipelineBench
+from trellis_app.bench_pipeline import PipelineBench, case_of
 from trellis_app.devices import choose_device
 from trellis_app.image.cutout import CutoutOptions
 from trellis_app.image.reading import read_picture
@@ -59,7 +59,7 @@ class RandomStudio(Studio):
         assert preset is not None
         if preset != self._preset:
             self._preset, steering = preset, self._bench.steering
-            steering.target, steering.coarse = self._bench.targets(preset, RADII.get(preset, RADIUS), 1)
+            steering.target, steering.coarse = self._bench.targets(case_of(preset))
         return self._pipeline.generate(prepared, request)
 
 
