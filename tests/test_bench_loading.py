@@ -1,6 +1,8 @@
 """The benchmark of loading at a tiny size, and at full size the bytes of the smallest released file."""
 
 import json
+import mmap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +45,25 @@ def test_cold_and_warm_loading(tiny: dict[str, released.Checkpoint], tmp_path: P
     for run in report["runs"]:
         assert set(run["seconds"]) == set(report["files"])
         assert run["device_gb"] > report["files_gb"] * 1.5  # float32 on a CPU, stored in half precision
+        assert run["peak_private_gb"] is None or 0 <= run["peak_private_gb"] <= run["peak_memory_gb"] + 0.05
     assert "512:" in bench_loading.table(json.loads(json.dumps(report)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_of_its_own_is_told_from_pages_of_files(tmp_path: Path) -> None:
+    file, size = tmp_path / "pages", 64 << 20
+    file.write_bytes(bytes(size))
+    with (
+        bench_loading.private_peak() as of_file,
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as pages,
+    ):
+        assert pages.find(b"x") < 0  # reads them all
+        time.sleep(4 * bench_loading.LOOK)
+    with bench_loading.private_peak() as own:
+        held = b"x" * size
+        time.sleep(4 * bench_loading.LOOK)
+    assert max(of_file) < size / 2 < 0.9 * len(held) < max(own)
 
 
 def test_only_some_models(tiny: dict[str, released.Checkpoint], tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from trellis_app.weights import build_empty, load_bundle
 
 GB = 1e9
 PAGE_CACHE, COLD = "page cache", "cold disk"
+LOOK = 0.005  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Loading:
 
     source: str  # COLD or PAGE_CACHE
     seconds: dict[str, float]  # by model, until its last byte is on the device
-    peak_memory_gb: float  # main memory at most while loading, above what the process had before
+    peak_memory_gb: float  # main memory at most while loading, above what the process had before, pages of files too
+    peak_private_gb: float | None  # of it what belongs to no file, by looking often; None where the system does not say
     read_gb: float | None  # from the disk, as the system counts; None where it does not say
     device_gb: float  # weights on the device afterwards
 
@@ -117,16 +120,18 @@ def load_models(folder: Path, keys: Sequence[str], device: torch.device) -> Load
         torch.zeros(1, device=device)  # the device's own start is not part of loading
     before, read_before = fresh_peak(), _read_bytes()
     seconds, held = {}, 0
-    for key in keys:
-        started = time.monotonic()
-        model = bundle.model(key, device)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds[key] = round(time.monotonic() - started, 3)
-        held += sum(tensor.nbytes for tensor in model.state_dict().values())
+    with private_peak() as private:
+        for key in keys:
+            started = time.monotonic()
+            model = bundle.model(key, device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[key] = round(time.monotonic() - started, 3)
+            held += sum(tensor.nbytes for tensor in model.state_dict().values())
     read = None if read_before is None else ((_read_bytes() or 0) - read_before) / GB
     peak = (peak_bytes() - before) / GB
-    return Loading(PAGE_CACHE, seconds, round(peak, 3), read and round(read, 3), round(held / GB, 3))
+    alone = round(max(private) / GB, 3) if private else None
+    return Loading(PAGE_CACHE, seconds, round(peak, 3), alone, read and round(read, 3), round(held / GB, 3))
 
 
 def _measured(folder: Path, keys: Sequence[str], device: torch.device, source: str) -> Loading:
@@ -160,10 +165,36 @@ def fresh_peak() -> int:
 def peak_bytes() -> int:
     """Main memory of this process at most, pages of mapped files included; Linux counts in KiB, macOS in bytes."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+        return _status_bytes("VmHWM")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def private_peak() -> Generator[list[int], None, None]:
+    """Bytes that this process has more than at the start in memory of its own, every few milliseconds (Linux)."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        with suppress(OSError, StopIteration):
+            before = _status_bytes("RssAnon")
+            while not over.wait(LOOK):
+                seen.append(_status_bytes("RssAnon") - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _status_bytes(name: str) -> int:
+    """A figure of /proc/self/status. Raises OSError where there is none, StopIteration where it lacks this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
 def _read_bytes() -> int | None:
@@ -182,7 +213,9 @@ def table(report: Mapping[str, object]) -> str:
     for run in runs:
         loading = Loading(**run)  # type: ignore[arg-type]
         read = "" if loading.read_gb is None else f", {loading.read_gb:.2f} GB read from the disk"
-        lines.append(f"{loading.source:<10}  {loading.total:6.2f} s, {loading.peak_memory_gb:.2f} GB of memory{read}")
+        alone = "" if loading.peak_private_gb is None else f" ({loading.peak_private_gb:.2f} of them not of files)"
+        memory = f"{loading.peak_memory_gb:.2f} GB of memory{alone}"
+        lines.append(f"{loading.source:<10}  {loading.total:6.2f} s, {memory}{read}")
         lines += [f"            {seconds:6.2f} s  {key}" for key, seconds in loading.seconds.items()]
     return "\n".join(lines)
 
