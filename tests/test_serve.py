@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -340,3 +341,20 @@ def test_a_killed_replica_is_told_and_started_again(workers, pipeline, prepared)
         list(run)
     assert same(results(workers.generate(prepared, request)), results(pipeline.generate(prepared, request)))
     assert not set(killed) & set(studios())
+
+
+def test_sigterm_ends_the_cluster_without_a_crash():
+    pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'ray[serve]'")
+    program = (
+        "import time; from trellis_app.serve import Share, cluster\n"
+        "with cluster(Share(1, False, 1)):\n    print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert any("ready" in line for line in run.stdout)
+        run.terminate()
+        _, told = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM received" not in told

@@ -175,12 +175,15 @@ def private_peak() -> Generator[list[int], None, None]:
     """Bytes that this process has more than at the start in memory of its own, every few milliseconds (Linux)."""
     seen: list[int] = []
     over = threading.Event()
+    try:
+        before = _status_bytes("RssAnon")
+    except (OSError, StopIteration):
+        yield seen
+        return
 
     def watch() -> None:
-        with suppress(OSError, StopIteration):
-            before = _status_bytes("RssAnon")
-            while not over.wait(LOOK):
-                seen.append(_status_bytes("RssAnon") - before)
+        while not over.wait(LOOK):
+            seen.append(_status_bytes("RssAnon") - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -13,7 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +101,7 @@ def cluster(share: Share) -> Iterator[None]:
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
         raise MachineError(f"Ray could not be started: {error}.", "Start the app again.") from error
+    _end_on_sigterm()
     try:
         serve.start(proxy_location="Disabled")
         yield
@@ -122,6 +125,12 @@ def deployed(settings: AppSettings, share: Share, count: int, kind: type[Studio]
     finally:
         for name in (Cutter.__name__, kind.__name__):
             serve.delete(name)
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM unwind this process in place of Ray's handler, which aborts it with a trace of its own."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _ray() -> tuple[Any, Any]:
