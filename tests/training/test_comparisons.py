@@ -1,5 +1,7 @@
 """Measures of likeness on cases whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from trellis_app.ovoxel.from_mesh import mesh_to_dual_grid
 from trellis_app.render.camera import view_camera
 from trellis_app.training.augment import to_view_frame
-from trellis_app.training.comparisons import AssetArrays, Framed, compare, compare_round_trip, portraits
+from trellis_app.training.comparisons import AssetArrays, Framed, compare, compare_round_trip, open_edges, portraits
 from trellis_app.training.library import LibraryObject
 from trellis_app.training.metrics import f_scores, intersection_over_union, matched_rows, psnr, surface_points
 from trellis_app.training.samples import make_sample
@@ -91,6 +93,16 @@ def test_round_trip_of_the_true_voxels_is_perfect() -> None:
     assert scores["f1"] > 0.999
     assert scores["voxel_f1"] == 1
     assert scores["psnr"] == 60
+    assert scores["open"] == 0
+
+
+def test_open_edges_count_the_rims_of_holes() -> None:
+    whole = voxels(box(), 0.4)
+    crossed = whole.crossed.copy()
+    crossed[np.flatnonzero(crossed.any(1))[50]] = False
+    holes = open_edges(replace(whole, crossed=crossed))
+    faces = 2 * crossed.sum()
+    assert 4 <= round(holes * faces) <= 12
 
 
 def test_the_frame_of_comparison_is_that_of_the_samples() -> None:

@@ -62,6 +62,7 @@ class AutoencoderSettings:
     split_weight: float = 0.05
     attribute_weights: tuple[float, ...] = (0.23, 0.23, 0.23, 0.09, 0.09, 0.13)
     recolour_share: float = 0.6  # of the blocks of a batch
+    latent_noise: float = 0.0  # most noise that a decoder has to live with, in spreads of each channel
 
 
 class Autoencoders(nn.Module):
@@ -104,7 +105,7 @@ class Autoencoders(nn.Module):
     def _shape(self, batch: VoxelBatch, entry: SparseTensor) -> dict[str, torch.Tensor]:
         settings = self.settings
         posterior = self.networks["shape_encoder"](entry)
-        decoding = self.networks["shape_decoder"](posterior.sample())
+        decoding = self.networks["shape_decoder"](disturbed(posterior.sample(), settings.latent_noise))
         raw = decoding.raw.feats.float()
         logits = [level.feats for level in decoding.subdivisions]
         crossed = F.binary_cross_entropy_with_logits(raw[:, 3:6], batch.crossed.float())
@@ -122,12 +123,25 @@ class Autoencoders(nn.Module):
     def _material(self, batch: VoxelBatch, entry: SparseTensor) -> dict[str, torch.Tensor]:
         attributes = recolour(batch.attributes, batch.coords, share=self.settings.recolour_share)
         posterior = self.networks["material_encoder"](entry.replace(attributes))
-        raw = self.networks["material_decoder"](posterior.sample()).raw.feats
+        latent = disturbed(posterior.sample(), self.settings.latent_noise)
+        raw = self.networks["material_decoder"](latent).raw.feats
         kl = kl_to_normal(posterior.mean.feats, posterior.logvar)
         return {
             "attributes": attribute_loss(raw, attributes, weights=self.weights),
             "kl_material": self.settings.kl_material * kl,
         }
+
+
+def disturbed(latent: SparseTensor, most: float) -> SparseTensor:
+    """With Gaussian noise of a level drawn for each batch item from [0, most] spreads of each channel.
+
+    What a flow samples is never quite what the encoder makes; a decoder trained like this is less easily upset by that.
+    """
+    if most == 0:
+        return latent
+    level = most * torch.rand(latent.batch_size, 1, device=latent.feats.device)
+    spread = latent.feats.detach().std(0)
+    return latent.replace(latent.feats + latent.packing.spread(level) * spread * torch.randn_like(latent.feats))
 
 
 class AutoencoderRecipe:

@@ -147,6 +147,7 @@ def _add_autoencoders(kinds: Subparsers) -> None:
     parser.add_argument("--voxels-per-step", type=int, default=AutoencoderSettings.voxels_per_step)
     parser.add_argument("--freeze-encoders", action="store_true", help="train decoders only")
     parser.add_argument("--recolour", type=float, default=AutoencoderSettings.recolour_share, help="share of blocks")
+    parser.add_argument("--latent-noise", type=float, default=0.0, help="most noise for decoders, in spreads")
     parser.add_argument("--warm-start", type=Path, help="folder of weights to start from")
     parser.set_defaults(run=lambda options: _train(options, _autoencoders))
 
@@ -157,6 +158,7 @@ def _autoencoders(options: argparse.Namespace, process: Process) -> Recipe:
         only=only,
         voxels_per_step=options.voxels_per_step,
         recolour_share=options.recolour,
+        latent_noise=options.latent_noise,
     )
     recipe = AutoencoderRecipe(sizes(options.size), settings, _source(options, process), options.warm_start)
     if options.freeze_encoders:

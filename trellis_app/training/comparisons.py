@@ -9,6 +9,8 @@ import torch
 
 from trellis_app.mesh.bvh import build_tree, closest_points
 from trellis_app.mesh.surface import Surface as Triangles
+from trellis_app.mesh.surface import edge_table
+from trellis_app.ovoxel.to_mesh import dual_grid_to_mesh
 from trellis_app.render.camera import Camera
 from trellis_app.render.deferred import Look, Surface, draw, draw_unlit
 from trellis_app.render.preview import as_surface
@@ -82,7 +84,10 @@ def surface_of(shown: Shown) -> Surface:
 
 
 def compare(truth: Framed, shown: Shown, camera: Camera, seed: int) -> dict[str, float]:
-    """F-scores at 0.05 and 0.02 of surface points; silhouette IoU and base-colour PSNR in the input view, unlit."""
+    """F-scores at 0.05 and 0.02 of surface points; silhouette IoU and base-colour PSNR in the input view, unlit.
+
+    "open": of what is shown as voxels, `open_edges`.
+    """
     random = np.random.default_rng(seed)
     surfaces = truth.surface(), surface_of(shown)
     a, b = (surface_points(s.vertices, s.faces, POINTS, random) for s in surfaces)
@@ -97,11 +102,12 @@ def compare(truth: Framed, shown: Shown, camera: Camera, seed: int) -> dict[str,
         "f_002": near,
         "iou": intersection_over_union(*masks),
         "psnr": psnr(colours[0], colours[1]),
+        "open": open_edges(shown) if isinstance(shown, AssetArrays) else float("nan"),
     }
 
 
 def compare_round_trip(truth: Framed, voxels: AssetArrays, decoded: AssetArrays, seed: int) -> dict[str, float]:
-    """F1 of surface points within one voxel of the other surface, and PSNR of the colours of voxels in both.
+    """F1 of surface points within one voxel of the other surface, PSNR of the colours of voxels in both, `open_edges`.
 
     `voxels` is the true O-Voxel asset, `decoded` what came back from the autoencoders.
     """
@@ -117,8 +123,16 @@ def compare_round_trip(truth: Framed, voxels: AssetArrays, decoded: AssetArrays,
         "precision": precision,
         "recall": recall,
         "psnr": psnr(*colours),
+        "open": open_edges(decoded),
         "voxel_f1": 2 * len(mine) / max(len(decoded.coords) + len(voxels.coords), 1),
     }
+
+
+def open_edges(shown: AssetArrays) -> float:
+    """Edges with one face, for each triangle of the decoded surface: holes and rims."""
+    mesh = dual_grid_to_mesh(shown.asset().grid)
+    edges = edge_table(Triangles(mesh.vertices.numpy(), mesh.faces.numpy()))
+    return float((edges.counts == 1).sum()) / max(len(mesh.faces), 1)
 
 
 def share_near(of: Surface, to: Surface, tolerance: float, random: np.random.Generator) -> float:

@@ -213,7 +213,7 @@ def training_pictures(obj: LibraryObject) -> list[tuple[float, np.ndarray]] | No
 
 def nothing_alike() -> Scores:
     """The scores of a picture of which nothing came; there are no colours to compare."""
-    return {"f_005": 0.0, "f_002": 0.0, "iou": 0.0, "psnr": float("nan")}
+    return {"f_005": 0.0, "f_002": 0.0, "iou": 0.0, "psnr": float("nan"), "open": float("nan")}
 
 
 def summary(tokens: torch.Tensor) -> torch.Tensor:
@@ -228,9 +228,9 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def mean_scores(rows: Sequence[Scores]) -> Scores:
-    """Means a key; values that are not numbers are left out."""
-    keys = rows[0] if rows else {}
-    return {key: float(np.nanmean([row[key] for row in rows])) for key in keys}
+    """Means a key; values that are not numbers are left out, and so are keys without any other."""
+    columns = {key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})}
+    return {key: float(np.nanmean(values)) for key, values in columns.items() if not np.isnan(values).all()}
 
 
 def write_sheet(path: Path, queries: Sequence[Query], made: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -244,7 +244,7 @@ def write_sheet(path: Path, queries: Sequence[Query], made: Sequence[tuple[np.nd
 
 def table(measures: dict[str, float]) -> str:
     """A row a kind, a column a measure."""
-    columns = ("f1", "f_005", "f_002", "iou", "psnr")
+    columns = ("f1", "f_005", "f_002", "iou", "psnr", "open")
     lines = [f"{'':16}" + "".join(f"{c:>9}" for c in columns)]
     for kind in ("reconstruction", "generation", "nearest", "random"):
         values = [measures.get(f"{kind}_{c}") for c in columns]
