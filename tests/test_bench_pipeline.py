@@ -1,5 +1,6 @@
 """The full-size benchmark at a tiny size: steered decoders give the target, every stage is measured."""
 
+import asyncio
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from trellis_app import bench_batch, bench_pipeline, released
+from trellis_app import bench_batch, bench_pipeline, bench_serve, released
 from trellis_app.bench_assets import synthetic_asset
 from trellis_app.bench_models import RandomTokens, Target
-from trellis_app.settings import FinishOptions, GenerationRequest, SamplerSettings
+from trellis_app.settings import AppSettings, FinishOptions, GenerationRequest, SamplerSettings
 from trellis_app.sparse.tensor import SparseTensor
-from trellis_app.types import MaterialLatent, ShapeLatent
+from trellis_app.types import FinishedAsset, MaterialLatent, OVoxel, ShapeLatent
 
 CPU = torch.device("cpu")
 TINY = {"model_channels": 48, "cond_channels": 1024, "num_blocks": 1, "num_heads": 3, "resolution": 8, "mlp_ratio": 2.0}
@@ -121,6 +122,24 @@ def test_a_batch_is_compared_with_single_runs(tiny: None, tmp_path: Path) -> Non
         "single_sampled", "batch_sampled", "single_finished", "batch_of_1_finished", "batch_finished"
     }  # fmt: skip
     assert "batch_finished" in bench_batch.table({"512": report})
+
+
+def test_a_worker_with_random_weights_gives_the_steered_surface(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_pipeline.CASES, "512", bench_pipeline.Case("512", 0.03))
+    monkeypatch.setattr(bench_pipeline, "random_encoder", RandomTokens)
+    studio = bench_serve.RandomStudio(AppSettings(device="cpu", bundle="mini"))
+    few, small = SamplerSettings(steps=2), FinishOptions(faces=500, texture_size=64)
+    request = GenerationRequest("512", structure=few, shape=few, material=few, finish=small)
+
+    async def results() -> list[object]:
+        return [event.result async for event in studio.generate(bench_pipeline.BLANK, request)]  # type: ignore[union-attr]
+
+    made = asyncio.run(results())
+    (asset,) = (result for result in made if isinstance(result, OVoxel))
+    target = studio._bench.steering.target
+    assert target is not None
+    assert torch.equal(asset.grid.coords, target.asset.grid.coords[target.rows])
+    assert isinstance(made[-1], FinishedAsset)
 
 
 def test_each_resolution_is_told_as_soon_as_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
