@@ -130,7 +130,7 @@ def load_models(folder: Path, keys: Sequence[str], device: torch.device) -> Load
             held += sum(tensor.nbytes for tensor in model.state_dict().values())
     read = None if read_before is None else ((_read_bytes() or 0) - read_before) / GB
     peak = (peak_bytes() - before) / GB
-    alone = round(max(private) / GB, 3) if private else None
+    alone = round(max(0, *private) / GB, 3) if private else None
     return Loading(PAGE_CACHE, seconds, round(peak, 3), alone, read and round(read, 3), round(held / GB, 3))
 
 
