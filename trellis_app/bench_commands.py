@@ -79,7 +79,7 @@ def _add_pipeline(kinds: Subparsers) -> None:
     pipeline = kinds.add_parser("pipeline", help="every stage at the size of the released models, on a GPU")
     pipeline.add_argument("--random-weights", action="store_true", required=True, help="nothing is downloaded")
     pipeline.add_argument(
-        "--resolution", default="512,1024,1536,1536_max",
+        "--resolution", default="512,1024,1536",
         help="comma-separated; 1024 and 1536 by cascade, 1536_max with as many tokens as it may have (49,000)",
     )  # fmt: skip
     pipeline.add_argument("--memory-budget", type=float, metavar="GB", help="of GPU memory; all of it by default")
