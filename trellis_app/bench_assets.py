@@ -11,7 +11,6 @@ import torch
 
 from trellis_app.types import DualGrid, OVoxel
 
-KINDS = ("ball", "noisy", "parts", "balls")
 _RADIUS = 0.352  # gives about 4.9 R^2 faces: 1.3 M at 512^3, 5.1 M at 1024^3, 11.4 M at 1536^3
 _WALL = 0.012  # half the thickness of a wall, object units
 _CELL = 0.22  # side of the cube around each part

@@ -22,6 +22,7 @@ MEASURES = {
     "f_002": "F at 0.02",
     "iou": "silhouette IoU",
     "psnr": "colour PSNR (dB)",
+    "open": "open edges a triangle",
 }
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
